@@ -57,14 +57,14 @@ class Picture:
 
     def __repr__(self): return f'Figure: {self.alt}'
 
-# %% ../nbs/90_plotting.ipynb #840621e1
+# %% ../nbs/90_plotting.ipynb #d7386cdc
 def palette_of(
     image,  # an RGB picture
 ):
-    "Its 256 best colours, as a palette picture in which nearly white is white, so that paper stays paper."
+    "Its 256 best colours as a palette picture, with nearly white made white: paper has to stay paper."
     few = image.quantize(256)
     colors = np.array(few.getpalette()).reshape(-1, 3)
-    colors[(colors > 248).all(1)] = 255
+    colors[(colors >= 244).all(1)] = 255
     few.putpalette(colors.flatten().tolist())
     return few
 
