@@ -11,22 +11,28 @@ import math
 
 import torch
 
-# %% ../nbs/01_diffusion.ipynb #983d979e
+# %% ../nbs/01_diffusion.ipynb #d9174ddd
 def alpha_sigma(
     logsnr,  # log signal-to-noise ratio, (B,)
     like,  # a tensor whose first axis is the batch, (B, ...)
 ):
     """The strength of signal and noise, each shaped (B, 1, ...) to multiply `like`.
 
-    alpha^2 = sigmoid(logsnr), sigma^2 = sigmoid(-logsnr); Ho & Salimans 2022, section 2.
-    Raises ValueError if `logsnr` does not have one entry an example."""
+    alpha^2 = sigmoid(logsnr), sigma^2 = sigmoid(-logsnr); Ho & Salimans 2022, section 2. They come
+    in the precision of `like`. Raises ValueError if `logsnr` does not have one entry an example, or
+    if `like` holds whole numbers or is float16, in which alpha is zero at log-SNR -20."""
+    if not like.is_floating_point() or like.dtype == torch.float16:
+        raise ValueError(f'These examples are {like.dtype}; turn them into float32 (or bfloat16) '
+                         'first.')
     if logsnr.shape != like.shape[:1]:
         raise ValueError(f'logsnr has shape {tuple(logsnr.shape)} but the batch has shape '
-                         f'{tuple(like.shape)}; give one log-SNR an example, e.g. logsnr.expand(len(z)).')
+                         f'{tuple(like.shape)}; give one log-SNR an example, e.g. '
+                         'logsnr.expand(len(z)).')
     logsnr = logsnr.reshape(-1, *[1]*(like.ndim - 1))
-    return logsnr.sigmoid().sqrt(), (-logsnr).sigmoid().sqrt()
+    alpha, sigma = logsnr.sigmoid().sqrt(), (-logsnr).sigmoid().sqrt()
+    return alpha.to(like.dtype), sigma.to(like.dtype)
 
-# %% ../nbs/01_diffusion.ipynb #9f5775bf
+# %% ../nbs/01_diffusion.ipynb #c98ea692
 def diffuse(
     x,  # clean examples, (B, ...)
     logsnr,  # how noisy to make each, (B,)
@@ -34,6 +40,9 @@ def diffuse(
 ):
     "Noisy examples z = alpha x + sigma eps, the shape of x (Ho & Salimans 2022, equation 1)."
     alpha, sigma = alpha_sigma(logsnr, x)
+    if eps.shape != x.shape:
+        raise ValueError(f'eps has shape {tuple(eps.shape)}, x has {tuple(x.shape)}; they must be '
+                         'alike.')
     return alpha*x + sigma*eps
 
 # %% ../nbs/01_diffusion.ipynb #9519c0e4
@@ -49,7 +58,7 @@ def cosine(
     a = math.pi/2 - start - end
     return 2*((a*(1 - t) + end).sin().log() - (a*t + start).sin().log())
 
-# %% ../nbs/01_diffusion.ipynb #9f557d66
+# %% ../nbs/01_diffusion.ipynb #5549811f
 def linear_beta(
     t,  # time, (B,)
     beta_min=.1,  # noise rate at t = 0
@@ -65,14 +74,16 @@ def log_linear(
     sigma_min=.002,  # ratio sigma/alpha at t = 0
     sigma_max=80.,  # ratio sigma/alpha at t = 1
 ):
-    "EDM's range of noise levels, crossed at constant speed in the logarithm, (B,); Karras et al. 2022."
+    """EDM's range of noise levels, crossed at constant speed in the logarithm, (B,); Karras et
+    al. 2022."""
     return -2*(math.log(sigma_min)*(1 - t) + math.log(sigma_max)*t)
 
 def flow(
     t,  # time, (B,)
     logsnr_max=20.,  # where to cut the infinite log-SNRs at both ends
 ):
-    "The log-SNR of the flow-matching path (1 - t) x + t eps, (B,); Lipman et al. 2022, Liu et al. 2022."
+    """The log-SNR of the flow-matching path (1 - t) x + t eps, (B,); Lipman et al. 2022, Liu et
+    al. 2022."""
     return (2*((1 - t).log() - t.log())).clamp(-logsnr_max, logsnr_max)
 
 # %% ../nbs/01_diffusion.ipynb #c27c77d6
@@ -113,15 +124,16 @@ def eps_from_velocity(
     alpha, sigma = alpha_sigma(logsnr, z)
     return sigma*z + alpha*v
 
-# %% ../nbs/01_diffusion.ipynb #2e2c68b0
+# %% ../nbs/01_diffusion.ipynb #29c7e307
 def score(
     logsnr,  # log-SNR, (B,)
     eps,  # the noise, or a guess of it, (B, ...)
 ):
-    "The gradient of the log-density of z, -eps/sigma, the shape of eps (Ho & Salimans 2022, section 2)."
+    """The gradient of the log-density of z, -eps/sigma, the shape of eps (Ho & Salimans 2022,
+    section 2)."""
     return -eps/alpha_sigma(logsnr, eps)[1]
 
-# %% ../nbs/01_diffusion.ipynb #db86d4f0
+# %% ../nbs/01_diffusion.ipynb #0cc81e04
 NULL = -1  # the label of no class
 
 def check_label(
@@ -130,11 +142,12 @@ def check_label(
     num_classes,  # classes are 0 .. num_classes - 1
 ):
     "Raise ValueError, in one sentence, if a label has a wrong shape, type or value."
-    if label.shape != like.shape[:1] or label.is_floating_point():
-        raise ValueError(f'label is {label.dtype} of shape {tuple(label.shape)} for a batch of shape '
-                         f'{tuple(like.shape)}; give one whole number an example.')
+    if label.shape != like.shape[:1] or label.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f'label is {label.dtype} of shape {tuple(label.shape)} for a batch of '
+                         f'{tuple(like.shape)}; give one whole number (int64) an example.')
     fits = ((label >= 0) & (label < num_classes) | (label == NULL)).all()
-    message = f'a label lies outside 0 to {num_classes - 1} and is not NULL (-1)'
+    message = (f'a label lies outside 0 to {num_classes - 1} and is not NULL (-1)' if num_classes
+               else 'this denoiser knows no classes, so every label must be NULL (-1)')
     if label.is_cuda: torch._assert_async(fits, message)
     elif not fits:
         raise ValueError(f'{message}: found {label.min().item()} to {label.max().item()}.')

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['digits', 'from_uint8', 'to_uint8', 'save_images', 'open_images', 'shuffled', 'batches', 'scaled', 'flipped']
 
-# %% ../nbs/09_images.ipynb #e7d1afd4
+# %% ../nbs/09_images.ipynb #7f12c3d4
 import json
+import operator
 import os
 from itertools import count
 from pathlib import Path
@@ -14,48 +15,59 @@ from pathlib import Path
 import numpy as np
 import torch
 
-# %% ../nbs/09_images.ipynb #5a283bad
+# %% ../nbs/09_images.ipynb #e9f51a17
 def digits(
     part='train',  # "train" (1,440 pictures), "test" (357) or "all"
 ):
-    "scikit-learn's scanned digits: bytes (N, 1, 8, 8), bright ink on dark, and classes (N,), as NumPy arrays."
+    """scikit-learn's scanned digits: bytes (N, 1, 8, 8), bright ink on dark, and classes (N,), as
+    NumPy arrays."""
     from sklearn.datasets import load_digits
-    if part not in ('train', 'test', 'all'): raise ValueError(f'part is {part!r}; choose train, test or all.')
+    if part not in ('train', 'test', 'all'):
+        raise ValueError(f'part is {part!r}; choose train, test or all.')
     raw = load_digits()
     x = np.rint(raw.images*(255/16)).astype(np.uint8)[:, None]
     held_out = np.arange(len(x))//10 % 5 == 4
     keep = dict(train=~held_out, test=held_out, all=np.ones(len(x), bool))[part]
     return x[keep], raw.target[keep].astype(np.int64)
 
-# %% ../nbs/09_images.ipynb #171e0b78
+# %% ../nbs/09_images.ipynb #14257c56
 def from_uint8(
     x,  # bytes, (B, C, H, W)
 ):
     "Numbers in [-1, 1], float32, the shape of x. Raises ValueError for anything but bytes."
-    if x.dtype != torch.uint8: raise ValueError(f'Pictures are kept as bytes (torch.uint8); these are {x.dtype}.')
+    if x.dtype != torch.uint8:
+        raise ValueError(f'Pictures are kept as bytes (torch.uint8); these are {x.dtype}.')
     return x.float()/127.5 - 1
 
-# %% ../nbs/09_images.ipynb #b6f0afda
+# %% ../nbs/09_images.ipynb #f5cf96a0
 def to_uint8(
     x,  # numbers, about [-1, 1], (B, C, H, W)
 ):
     """Bytes, rounded to the nearest, the shape of x; the inverse of `from_uint8`.
 
-    Rounding, where guided-diffusion cuts off, which darkens by half a level. Raises ValueError for NaN."""
-    if torch.isnan(x).any(): raise ValueError('The pictures contain NaN; sampling has gone wrong before this point.')
+    Rounding, where guided-diffusion cuts off and so darkens. Raises ValueError for NaN."""
+    if not x.is_floating_point():
+        raise ValueError(f'These pictures are {x.dtype} already, not numbers in [-1, 1].')
+    if torch.isnan(x).any():
+        raise ValueError('The pictures contain NaN; sampling has gone wrong before this point.')
     return ((x + 1)*127.5).round().clamp(0, 255).to(torch.uint8)
 
-# %% ../nbs/09_images.ipynb #4263d4fe
+# %% ../nbs/09_images.ipynb #bd73feb1
 def save_images(
     folder,  # where to; it is made
     x,  # bytes, (N, C, H, W)
     y,  # classes, (N,), from 0 up
     **notes,  # where they come from, kept in notes.json
 ):
-    "Write a set of pictures that `open_images` can open. Raises ValueError if x and y are no such set."
+    """Write a set of pictures that `open_images` can open. Raises ValueError if x and y are no
+    such set."""
     x, y, folder = np.asarray(x), np.asarray(y), Path(folder)
-    if x.dtype != np.uint8 or x.ndim != 4 or y.shape != x.shape[:1]:
-        raise ValueError(f'A set is bytes (N, C, H, W) with labels (N,); got {x.dtype} {x.shape} and {y.shape}.')
+    whole = y.dtype.kind in 'iu' and (not y.size or y.min() >= 0)
+    if x.dtype != np.uint8 or x.ndim != 4 or y.shape != x.shape[:1] or not whole:
+        raise ValueError(f'A set is bytes (N, C, H, W) with classes (N,) from 0 up; got {x.dtype} '
+                         f'{x.shape} '
+                         f'and {y.shape}.')
+    text = json.dumps(notes | dict(images=list(x.shape)), indent=1, default=str)
     folder.mkdir(parents=True, exist_ok=True)
     (folder/'notes.json').unlink(missing_ok=True)
     for name, array in [('images', x), ('labels', y.astype(np.int64))]:
@@ -63,36 +75,42 @@ def save_images(
             np.save(f, array)
             os.fsync(f.fileno())
         (folder/f'{name}.part').replace(folder/f'{name}.npy')
-    (folder/'notes.part').write_text(json.dumps(notes | dict(images=list(x.shape)), indent=1))
+    (folder/'notes.part').write_text(text)
     (folder/'notes.part').replace(folder/'notes.json')
 
-# %% ../nbs/09_images.ipynb #18335bef
+# %% ../nbs/09_images.ipynb #e31c2c85
 def open_images(
     folder,  # a folder written by `save_images`
 ):
     """The pictures (N, C, H, W) as a memory map, their classes (N,), and the notes, a dict.
 
-    Raises FileNotFoundError or ValueError, in one sentence, for a set that is missing, unfinished or damaged."""
+    Raises FileNotFoundError or ValueError, in one sentence, for a missing or damaged set."""
     folder = Path(folder)
     if not folder.is_dir(): raise FileNotFoundError(f'There is no image set {folder}.')
     if not (folder/'notes.json').is_file():
-        raise ValueError(f'{folder} has no notes.json, so it is no image set or one that was never finished; make it again.')
+        raise ValueError(f'{folder} has no notes.json, so it is no image set, or one that was '
+                         'never finished; '
+                         'make it again.')
     try:
         notes = json.loads((folder/'notes.json').read_text())
         x, y = np.load(folder/'images.npy', mmap_mode='r'), np.load(folder/'labels.npy')
-    except (ValueError, EOFError, OSError) as e: raise ValueError(f'{folder} is damaged ({e}); make it again.') from None
-    if list(x.shape) != notes['images'] or y.shape != x.shape[:1]:
-        raise ValueError(f'{folder} does not fit its notes: {x.shape} images, {y.shape} labels; make it again.')
+    except (ValueError, EOFError, OSError) as e:
+        raise ValueError(f'{folder} is damaged ({e}); make it again.') from None
+    known = notes.get('images') if isinstance(notes, dict) else None
+    if list(x.shape) != known or y.shape != x.shape[:1]:
+        raise ValueError(f'{folder} does not fit its notes: {x.shape} images, {y.shape} labels; '
+                         'make it again.')
     return x, y, notes
 
-# %% ../nbs/09_images.ipynb #bb5f204c
+# %% ../nbs/09_images.ipynb #06905a25
 def shuffled(
     n,  # number of examples in the set
     seed,  # seed of the experiment
     epoch,  # which epoch
 ):
     "The order in which an epoch goes through the set, (n,): a function of (seed, epoch)."
-    return np.random.Generator(np.random.Philox(key=[int(seed), int(epoch)])).permutation(n)
+    key = np.array([operator.index(seed), operator.index(epoch)], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).permutation(n)
 
 def batches(
     x,  # examples, an array or memory map or tensor, (N, ...)
@@ -102,9 +120,12 @@ def batches(
     start=0,  # number of the first batch
     device='cpu',  # where the batches go
 ):
-    "Endless batches (x, y) in the stored type; batch i is a function of (seed, i), so resuming is `start=i`."
+    """Endless batches (x, y) in the stored type; batch i is a function of (seed, i), so resuming
+    is `start=i`."""
     if len(x) != len(y) or not 0 < len(x):
-        raise ValueError(f'There are {len(x)} examples and {len(y)} labels; they must be as many, and some.')
+        raise ValueError(f'There are {len(x)} examples and {len(y)} labels; give as many.')
+    if operator.index(batch_size) < 1 or operator.index(start) < 0:
+        raise ValueError(f'batch_size is {batch_size} and start {start}; give at least 1 and 0.')
     order = {}
     for i in count(start):
         epoch, place = np.divmod(np.arange(i*batch_size, (i + 1)*batch_size), len(x))
@@ -112,7 +133,7 @@ def batches(
         rows = np.concatenate([order[e][place[epoch == e]] for e in order])
         yield tuple(torch.as_tensor(a[rows]).to(device, non_blocking=True) for a in (x, y))
 
-# %% ../nbs/09_images.ipynb #f6c27485
+# %% ../nbs/09_images.ipynb #4ebb7878
 def scaled(
     stream,  # yields (bytes, label)
 ):
@@ -126,6 +147,7 @@ def flipped(
 ):
     "The stream with half of the pictures mirrored left to right; batch i is mirrored by (seed, i)."
     for i, (x, y) in enumerate(stream, start):
-        coins = np.random.Generator(np.random.Philox(key=[int(seed), i])).random(len(x)) < .5
-        turn = torch.from_numpy(coins).to(x.device).reshape(-1, *[1]*(x.ndim - 1))
+        key = np.array([operator.index(seed), i], np.uint64)
+        coins = torch.from_numpy(np.random.Generator(np.random.Philox(key=key)).random(len(x)) < .5)
+        turn = coins.to(x.device, non_blocking=True).reshape(-1, *[1]*(x.ndim - 1))
         yield torch.where(turn, x.flip(-1), x), y

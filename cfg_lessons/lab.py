@@ -9,27 +9,30 @@ __all__ = ['Verdict', 'mark']
 from html import escape
 from typing import NamedTuple
 
-# %% ../nbs/91_lab.ipynb #24c638ae
+# %% ../nbs/91_lab.ipynb #17b99ad6
 class Verdict(NamedTuple):
     "What a check thought of an answer; shows as one line."
     state: str  # "open", "wrong" or "right"
     sentence: str  # what to do next
 
     def _repr_html_(self):
-        sign, color = dict(open=('○', '#444444'), wrong=('✗', '#A03000'), right=('✓', '#006B4F'))[self.state]
+        signs = dict(open=('○', '#444444'), wrong=('✗', '#A03000'), right=('✓', '#006B4F'))
+        sign, color = signs[self.state]
         return f'<span style="color:{color}"><b>{sign}</b> {escape(self.sentence)}</span>'
 
     def __repr__(self): return f'{self.state}: {self.sentence}'
 
-# %% ../nbs/91_lab.ipynb #ba6abe70
+# %% ../nbs/91_lab.ipynb #640f88d3
 def mark(
     check,  # takes the answer; returns a sentence on what is wrong, or None
     answer,  # what the reader wrote, as `check` wants it: a function or a value
 ):
     "The `Verdict` of `check` on `answer`: open if the answer is `...` or runs into one."
-    if answer is ...: return Verdict('open', 'Not answered yet: replace the dots and run this cell again.')
+    if answer is ...:
+        return Verdict('open', 'Not answered yet: replace the dots and run this cell again.')
     try: wrong = check(answer)
-    except NotImplementedError:
+    except NotImplementedError as e:
+        if str(e): return Verdict('wrong', f'It stops with NotImplementedError: {e}')
         return Verdict('open', 'Not answered yet: replace the last line and run this cell again.')
     except Exception as e: wrong = f'It stops with {type(e).__name__}: {e}'
     return Verdict('wrong', wrong) if wrong else Verdict('right', 'Right.')

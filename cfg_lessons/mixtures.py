@@ -34,46 +34,58 @@ class Mixture(NamedTuple):
         weight, mean, axes, spread = (v.to(like.dtype).to(like.device) for v in self[:4])
         return Mixture(weight, mean, axes, spread, self.label.to(like.device))
 
-# %% ../nbs/02_mixtures.ipynb #2b19cfd6
+# %% ../nbs/02_mixtures.ipynb #42a4e0f2
 def mixture(
     mean,  # centres, (K, D)
     cov,  # covariances, (K, D, D), symmetric and without negative directions
     label,  # class of each component, (K,), every class from 0 up at least once
     weight=None,  # relative frequency of each component, (K,); None makes them equal
 ):
-    "A `Mixture` in float64. Raises ValueError for shapes that do not fit, empty classes, impossible covariances."
-    mean, cov, label = torch.as_tensor(mean).double(), torch.as_tensor(cov).double(), torch.as_tensor(label)
+    """A `Mixture` in float64. Raises ValueError for shapes that do not fit, empty classes,
+    impossible covariances."""
+    mean, cov = torch.as_tensor(mean).double(), torch.as_tensor(cov).double()
+    label = torch.as_tensor(label)
+    if mean.ndim != 2 or not len(mean) or label.is_floating_point():
+        raise ValueError(f'mean is {tuple(mean.shape)} and label {label.dtype}; give centres (K, '
+                         'D), K > 0, '
+                         'and whole-numbered classes (K,).')
     weight = torch.ones(len(mean)).double() if weight is None else torch.as_tensor(weight).double()
     k, d = mean.shape
     if cov.shape != (k, d, d) or label.shape != (k,) or weight.shape != (k,):
-        raise ValueError(f'{k} centres in {d} dimensions need cov ({k}, {d}, {d}), label ({k},) and weight '
-                         f'({k},); got {tuple(cov.shape)}, {tuple(label.shape)}, {tuple(weight.shape)}.')
+        raise ValueError(f'{k} centres in {d} dimensions need cov ({k}, {d}, {d}), label ({k},) '
+                         'and weight '
+                         f'({k},); got {tuple(cov.shape)}, {tuple(label.shape)}, '
+                         f'{tuple(weight.shape)}.')
     if sorted(set(label.tolist())) != list(range(int(label.max()) + 1)):
-        raise ValueError(f'The labels are {sorted(set(label.tolist()))}; use every class from 0 up, none empty.')
+        raise ValueError(f'The labels are {sorted(set(label.tolist()))}; use every class from 0 '
+                         'up, none empty.')
     spread, axes = torch.linalg.eigh(cov)
-    if spread.min() < -1e-12 or not torch.allclose(cov, cov.mT) or weight.min() <= 0:
-        raise ValueError('Covariances must be symmetric with no negative variance, and weights positive.')
+    sound = spread.min() >= -1e-6*spread.abs().max() and torch.allclose(cov, cov.mT)
+    if not (sound and weight.min() > 0 and weight.isfinite().all() and mean.isfinite().all()):
+        raise ValueError('Covariances must be symmetric with no negative variance, weights '
+                         'positive, and every number finite.')
     return Mixture(weight/weight.sum(), mean, axes, spread.clamp(min=0), label)
 
-# %% ../nbs/02_mixtures.ipynb #bcb9f305
+# %% ../nbs/02_mixtures.ipynb #dfdf40bc
 def draw(
-    mix,  # a Mixture
+    world,  # a Mixture
     n,  # number of examples
     seed=0,  # the same seed gives the same examples
 ):
     "Examples (n, D) in float32 and their classes (n,)."
     g = torch.Generator().manual_seed(seed)
-    k = torch.multinomial(mix.weight, n, replacement=True, generator=g)
-    along = torch.randn(n, mix.mean.shape[1], generator=g, dtype=torch.float64)*mix.spread[k].sqrt()
-    x = mix.mean[k] + (mix.axes[k] @ along[..., None])[..., 0]
-    return x.float(), mix.label[k]
+    k = torch.multinomial(world.weight, n, replacement=True, generator=g)
+    along = torch.randn(n, world.mean.shape[1], generator=g, dtype=torch.float64)
+    x = world.mean[k] + (world.axes[k] @ (along*world.spread[k].sqrt())[..., None])[..., 0]
+    return x.float(), world.label[k]
 
-# %% ../nbs/02_mixtures.ipynb #5e16ad7d
+# %% ../nbs/02_mixtures.ipynb #c3f9c9e2
 def three_gaussians(
     radius=1.2,  # distance of the centres from the origin
     std=.5,  # standard deviation of each class, the same in all directions
 ):
-    "Three classes, one round Gaussian each, at the corners of a triangle (Ho & Salimans 2022, Figure 2)."
+    """Three classes, one round Gaussian each, at the corners of a triangle (Ho & Salimans 2022,
+    Figure 2)."""
     angle = math.pi/2 + 2*math.pi*torch.arange(3)/3
     mean = radius*torch.stack([angle.cos(), angle.sin()], 1)
     return mixture(mean, std**2*torch.eye(2).expand(3, 2, 2), torch.arange(3))
@@ -103,13 +115,14 @@ def rings(
     return mixture(torch.cat([m for m, _ in parts]), torch.cat([c for _, c in parts]), label,
                    weight=torch.tensor(radii).repeat_interleave(pieces))
 
-# %% ../nbs/02_mixtures.ipynb #63281e3b
+# %% ../nbs/02_mixtures.ipynb #fdf2fb1f
 def tree(
     depth=5,  # how often a branch forks
     fork=.5,  # angle between a branch and each of its children, in radians
     shrink=.72,  # length and width of a child, relative to its parent
 ):
-    "Two classes, each a tree that forks into ever thinner branches, growing up and to the side from the origin."
+    """Two classes, each a tree that forks into ever thinner branches, growing up and to the side
+    from the origin."""
     start, end, width, weight, label = [], [], [], [], []
     def grow(at, angle, length, thick, share, level, c):
         tip = (at[0] + length*math.cos(angle), at[1] + length*math.sin(angle))
@@ -123,71 +136,74 @@ def tree(
     mean, cov = segments(torch.tensor(start), torch.tensor(end), torch.tensor(width))
     return mixture(mean, cov, torch.tensor(label), torch.tensor(weight))
 
-# %% ../nbs/02_mixtures.ipynb #bb32f860
+# %% ../nbs/02_mixtures.ipynb #707660d8
 def log_weights(
-    mix,  # a Mixture
+    world,  # a Mixture
     label,  # classes or NULL, (B,)
     like,  # the batch that the labels belong to, (B, D)
 ):
     "Log-probability of each component given the class, (B, K); -inf outside the class."
-    check_label(label, like, mix.num_classes)
-    belongs = (label[:, None] == mix.label) | (label[:, None] == NULL)
-    return mix.weight.log().masked_fill(~belongs, -math.inf).log_softmax(1)
+    check_label(label, like, world.num_classes)
+    belongs = (label[:, None] == world.label) | (label[:, None] == NULL)
+    return world.weight.log().masked_fill(~belongs, -math.inf).log_softmax(1)
 
 def components(
-    mix,  # a Mixture, already in the precision and on the device of z
+    world,  # a Mixture, already in the precision and on the device of z
     z,  # noisy examples, (B, D)
     logsnr,  # their log-SNR, (B,)
 ):
     "Log-density of z under each diffused component, (B, K), and its gradient in z, (B, K, D)."
+    if z.shape[1:] != world.mean.shape[1:]:
+        raise ValueError(f'z has shape {tuple(z.shape)}; this mixture lives in (B, '
+                         f'{world.mean.shape[1]}).')
     alpha, sigma = alpha_sigma(logsnr, z)
-    variance = alpha[..., None]**2*mix.spread + sigma[..., None]**2
-    offset = torch.einsum('kde,bkd->bke', mix.axes, z[:, None] - alpha[..., None]*mix.mean)
+    variance = alpha[..., None]**2*world.spread + sigma[..., None]**2
+    offset = torch.einsum('kde,bkd->bke', world.axes, z[:, None] - alpha[..., None]*world.mean)
     log_density = -(offset**2/variance + (2*math.pi*variance).log()).sum(2)/2
-    return log_density, -torch.einsum('kde,bke->bkd', mix.axes, offset/variance)
+    return log_density, -torch.einsum('kde,bke->bkd', world.axes, offset/variance)
 
-# %% ../nbs/02_mixtures.ipynb #1a6e8f62
+# %% ../nbs/02_mixtures.ipynb #e1340300
 def log_density(
-    mix,  # a Mixture
+    world,  # a Mixture
     z,  # noisy examples, (B, D)
     logsnr,  # their log-SNR, (B,)
     label,  # class to condition on, or NULL, (B,)
 ):
     "log q(z | label), or log q(z) where label is NULL, (B,)."
-    mix = mix.to(z)
-    return (log_weights(mix, label, z) + components(mix, z, logsnr)[0]).logsumexp(1)
+    world = world.to(z)
+    return (log_weights(world, label, z) + components(world, z, logsnr)[0]).logsumexp(1)
 
-# %% ../nbs/02_mixtures.ipynb #37b2b609
+# %% ../nbs/02_mixtures.ipynb #f17bf9f9
 def exact_score(
-    mix,  # a Mixture
+    world,  # a Mixture
     z,  # noisy examples, (B, D)
     logsnr,  # their log-SNR, (B,)
     label,  # class to condition on, or NULL, (B,)
 ):
     "The gradient of `log_density` in z, (B, D)."
-    mix = mix.to(z)
-    log_p, gradient = components(mix, z, logsnr)
-    responsibility = (log_weights(mix, label, z) + log_p).softmax(1)
+    world = world.to(z)
+    log_p, gradient = components(world, z, logsnr)
+    responsibility = (log_weights(world, label, z) + log_p).softmax(1)
     return torch.einsum('bk,bkd->bd', responsibility, gradient)
 
-# %% ../nbs/02_mixtures.ipynb #04af9713
+# %% ../nbs/02_mixtures.ipynb #5ee9eb59
 def exact(
-    mix,  # a Mixture
+    world,  # a Mixture
 ):
     "The best possible denoiser of a mixture: eps(z, logsnr, label) = E[eps | z, label], (B, D)."
     def denoiser(z, logsnr, label):
-        return -alpha_sigma(logsnr, z)[1]*exact_score(mix, z, logsnr, label)
+        return -alpha_sigma(logsnr, z)[1]*exact_score(world, z, logsnr, label)
     return denoiser
 
-# %% ../nbs/02_mixtures.ipynb #049c5a53
+# %% ../nbs/02_mixtures.ipynb #c7e7f61d
 def log_posterior(
-    mix,  # a Mixture
+    world,  # a Mixture
     z,  # noisy examples, (B, D)
     logsnr,  # their log-SNR, (B,)
 ):
     "log p(c | z) for each class, (B, C): the best classifier of noisy examples."
-    mix = mix.to(z)
-    joint = mix.weight.log() + components(mix, z, logsnr)[0]
-    belongs = mix.label == torch.arange(mix.num_classes, device=z.device)[:, None]
+    world = world.to(z)
+    joint = world.weight.log() + components(world, z, logsnr)[0]
+    belongs = world.label == torch.arange(world.num_classes, device=z.device)[:, None]
     by_class = joint[:, None].masked_fill(~belongs, -math.inf).logsumexp(2)
     return by_class.log_softmax(1)

@@ -6,16 +6,16 @@
 __all__ = ['cosine_step', 'sinusoids', 'noise_embedding', 'LabelEmbedding', 'zeroed', 'Block', 'MLP', 'check_input', 'VHead',
            'in_bf16']
 
-# %% ../nbs/04_networks.ipynb #53367288
+# %% ../nbs/04_networks.ipynb #120e8c2b
 import math
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .diffusion import NULL, alpha_sigma, check_label, eps_from_velocity
+from .diffusion import NULL, check_label, eps_from_velocity
 
-# %% ../nbs/04_networks.ipynb #7d0e7136
+# %% ../nbs/04_networks.ipynb #4779b772
 def cosine_step(
     logsnr,  # log-SNR, (B,)
 ):
@@ -27,8 +27,11 @@ def sinusoids(
     dim,  # width of the embedding, even
     longest=10_000.,  # the slowest wave takes nearly 2 pi times this many steps
 ):
-    "Cosines and sines of the step at dim/2 frequencies, (B, dim), as in guided-diffusion's `timestep_embedding`."
-    if dim % 2: raise ValueError(f'dim is {dim}; the embedding needs an even width, half cosines and half sines.')
+    """Cosines and sines of the step at dim/2 frequencies, (B, dim), as in guided-diffusion's
+    `timestep_embedding`."""
+    if dim % 2:
+        raise ValueError(f'dim is {dim}; the embedding needs an even width, half cosines and half '
+                         'sines.')
     rate = torch.exp(-math.log(longest)/(dim//2)*torch.arange(dim//2, device=step.device))
     angle = step[:, None]*rate
     return torch.cat([angle.cos(), angle.sin()], 1)
@@ -84,7 +87,7 @@ class Block(nn.Module):
         scale, shift = self.film(emb).chunk(2, 1)
         return h + self.leave(F.silu(self.enter(F.silu(h))*(1 + scale) + shift))
 
-# %% ../nbs/04_networks.ipynb #210a4aa1
+# %% ../nbs/04_networks.ipynb #5453d680
 class MLP(nn.Module):
     "A denoiser for vectors: eps = net(z, logsnr, label)."
     def __init__(self,
@@ -105,15 +108,17 @@ class MLP(nn.Module):
         logsnr,  # their log-SNR, (B,)
         label,  # classes or NULL, (B,)
     ):
-        "The guess of the noise, (B, dim). Raises ValueError, in one sentence, for inputs that do not fit."
+        """The guess of the noise, (B, dim). Raises ValueError, in one sentence, for inputs that
+        do not fit."""
         check_input(z, logsnr, self.enter.in_features)
         width = self.leave.in_features
-        emb = F.silu(self.noise(noise_embedding(logsnr, width)) + self.label(label, z))
+        emb = self.noise(noise_embedding(logsnr, width).to(z.dtype))
+        emb = F.silu(emb + self.label(label, z))
         h = self.enter(z)
         for block in self.blocks: h = block(h, emb)
         return self.leave(F.silu(h))
 
-# %% ../nbs/04_networks.ipynb #0e02b5e2
+# %% ../nbs/04_networks.ipynb #fae141d0
 def check_input(
     z,  # noisy examples, (B, dim)
     logsnr,  # their log-SNR, (B,)
@@ -123,12 +128,14 @@ def check_input(
     if z.ndim != 2 or z.shape[1] != dim:
         raise ValueError(f'z has shape {tuple(z.shape)}; this network takes (B, {dim}).')
     if logsnr.shape != z.shape[:1]:
-        raise ValueError(f'logsnr has shape {tuple(logsnr.shape)} for a batch of {len(z)}; give one log-SNR an '
+        raise ValueError(f'logsnr has shape {tuple(logsnr.shape)} for a batch of {len(z)}; give '
+                         'one log-SNR an '
                          f'example, e.g. logsnr.expand(len(z)).')
 
-# %% ../nbs/04_networks.ipynb #f36d6aed
+# %% ../nbs/04_networks.ipynb #550f9fc1
 class VHead(nn.Module):
-    "A network whose output is read as velocity, with the outward contract of eps (Salimans & Ho 2022)."
+    """A network whose output is read as velocity, with the outward contract of eps (Salimans & Ho
+    2022)."""
     def __init__(self,
         net,  # any network with the arguments of a denoiser
     ):
@@ -143,11 +150,12 @@ class VHead(nn.Module):
         "The guess of the noise, the shape of z."
         return eps_from_velocity(z, logsnr, self.net(z, logsnr, label))
 
-# %% ../nbs/04_networks.ipynb #c31174be
+# %% ../nbs/04_networks.ipynb #5ca66654
 def in_bf16(
     denoiser,  # eps(z, logsnr, label)
 ):
-    "The denoiser with its matrix products in bfloat16; the answer comes back in the precision of z."
+    """The denoiser with its matrix products in bfloat16; the answer comes back in the precision
+    of z."""
     def f(z, logsnr, label):
         with torch.autocast(z.device.type, torch.bfloat16):
             return denoiser(z, logsnr, label).to(z.dtype)

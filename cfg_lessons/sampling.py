@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['move', 'ddim', 'check_levels', 'sample', 'last', 'ancestral', 'seeded', 'heun', 'multistep', 'clipped']
 
-# %% ../nbs/03_sampling.ipynb #181ea289
+# %% ../nbs/03_sampling.ipynb #21e8dfe8
+import operator
 from collections import deque
 from itertools import pairwise
 
@@ -14,14 +15,15 @@ import torch
 
 from .diffusion import alpha_sigma, diffuse, predict_eps, predict_x
 
-# %% ../nbs/03_sampling.ipynb #d437146d
+# %% ../nbs/03_sampling.ipynb #d90e65f2
 def move(
     z,  # noisy examples, (B, ...)
     logsnr,  # where they are, (B,)
     logsnr_next,  # where to go, (B,)
     eps,  # the noise believed to be in them, the shape of z
 ):
-    "z at another noise level, keeping the clean example and the noise that eps implies; the shape of z."
+    """z at another noise level, keeping the clean example and the noise that eps implies; the
+    shape of z."""
     return diffuse(predict_x(z, logsnr, eps), logsnr_next, eps)
 
 def ddim(
@@ -31,30 +33,33 @@ def ddim(
     logsnr_next,  # where to go, (B,)
     label,  # classes or NULL, (B,)
 ):
-    "One deterministic step: denoise, then renoise with the same noise (Song, Meng & Ermon 2021, DDIM)."
+    """One deterministic step: denoise, then renoise with the same noise (Song, Meng & Ermon 2021,
+    DDIM)."""
     return move(z, logsnr, logsnr_next, denoiser(z, logsnr, label))
 
-# %% ../nbs/03_sampling.ipynb #46271f1b
+# %% ../nbs/03_sampling.ipynb #92e8b190
 def check_levels(
     logsnrs,  # the list of log-SNRs that a sampler will visit
 ):
     "Raise ValueError, in one sentence, unless `logsnrs` is a rising list of at least two."
-    if logsnrs.ndim != 1 or len(logsnrs) < 2 or not (logsnrs.diff() > 0).all():
+    rises = logsnrs.ndim == 1 and len(logsnrs) > 1 and (logsnrs.diff() > 0).all()
+    if not rises or not logsnrs[0].isfinite():
         raise ValueError(f'logsnrs must be one list that rises from noise to data, such as '
-                         f'cosine(torch.linspace(1, 0, 257)); got shape {tuple(logsnrs.shape)}, '
-                         f'from {logsnrs.flatten()[0]:.4g} to {logsnrs.flatten()[-1]:.4g}.')
+                         f'cosine(torch.linspace(1, 0, 257)); got {tuple(logsnrs.shape)} '
+                         f'{logsnrs.dtype}: {logsnrs.flatten()[:3].tolist()} ...')
 
 @torch.no_grad()
 def sample(
     denoiser,  # eps(z, logsnr, label)
     z,  # noise to start from, (B, ...)
     label,  # classes or NULL, (B,)
-    logsnrs,  # levels to visit, (T + 1,), rising; the first is the level of z
+    logsnrs,  # levels to visit, (T + 1,), rising; the first is that of z
     step=ddim,  # step(denoiser, z, logsnr, logsnr_next, label) -> z_next
 ):
     "Yield z after each of the T steps. Raises ValueError if the levels do not rise."
+    logsnrs = logsnrs.to(z)
     check_levels(logsnrs)
-    for logsnr, logsnr_next in pairwise(logsnrs.to(z)):
+    for logsnr, logsnr_next in pairwise(logsnrs):
         z = step(denoiser, z, logsnr.expand(len(z)), logsnr_next.expand(len(z)), label)
         yield z
 
@@ -81,20 +86,22 @@ def ancestral(
     mean = (1 - change)*alpha_next/alpha*z + change*alpha_next*x_hat
     return mean + change.sqrt()*sigma_next**(1 - mix)*sigma**mix*noise(z)
 
-# %% ../nbs/03_sampling.ipynb #85e8c1fb
+# %% ../nbs/03_sampling.ipynb #440977ca
 def seeded(
     seed,  # seed of the whole experiment, a whole number
     index,  # which example each row is, (B,) whole numbers
 ):
     """A noise source: call it with a tensor to get standard normal noise of that shape.
 
-    Row b depends on (seed, index[b]) and on how often the source was called, never on the other rows."""
-    streams = [np.random.Generator(np.random.Philox(key=[int(seed), int(i)])) for i in index]
+    Row b depends on (seed, index[b]) and on how often the source was called, on no other row."""
+    key = lambda i: np.array([operator.index(seed), operator.index(i)], np.uint64)
+    streams = [np.random.Generator(np.random.Philox(key=key(i))) for i in index]
     def noise(like):
         if len(like) != len(streams):
-            raise ValueError(f'This noise source is for {len(streams)} examples, the batch has {len(like)}.')
+            raise ValueError(f'This noise source is for {len(streams)} examples, the batch has '
+                             f'{len(like)}.')
         rows = [g.standard_normal(like.shape[1:], dtype=np.float32) for g in streams]
-        return torch.from_numpy(np.stack(rows)).to(like)
+        return torch.from_numpy(np.stack(rows)).to(like, non_blocking=True)
     return noise
 
 # %% ../nbs/03_sampling.ipynb #bb034f24
@@ -110,7 +117,7 @@ def heun(
     z_next = move(z, logsnr, logsnr_next, eps)
     return move(z, logsnr, logsnr_next, (eps + denoiser(z_next, logsnr_next, label))/2)
 
-# %% ../nbs/03_sampling.ipynb #f56dba11
+# %% ../nbs/03_sampling.ipynb #11024be3
 @torch.no_grad()
 def multistep(
     denoiser,  # eps(z, logsnr, label)
@@ -118,10 +125,14 @@ def multistep(
     label,  # classes or NULL, (B,)
     logsnrs,  # levels to visit, (T + 1,), rising and finite
 ):
-    "Yield z after each step of DPM-Solver++(2M), one evaluation a step (Lu et al. 2022b, Algorithm 2)."
+    """Yield z after each step of DPM-Solver++(2M), one evaluation a step (Lu et al. 2022b,
+    Algorithm 2)."""
+    logsnrs = logsnrs.to(z)
     check_levels(logsnrs)
+    if logsnrs[-1].isinf():
+        raise ValueError('multistep needs finite log-SNRs; the last one is infinite.')
     x_previous = h_previous = None
-    for logsnr, logsnr_next in pairwise(logsnrs.to(z)):
+    for logsnr, logsnr_next in pairwise(logsnrs):
         here, there = logsnr.expand(len(z)), logsnr_next.expand(len(z))
         x_hat, h = predict_x(z, here, denoiser(z, here, label)), logsnr_next - logsnr
         line = x_hat if x_previous is None else x_hat + h/(2*h_previous)*(x_hat - x_previous)
@@ -129,15 +140,17 @@ def multistep(
         x_previous, h_previous = x_hat, h
         yield z
 
-# %% ../nbs/03_sampling.ipynb #2b5d0d08
+# %% ../nbs/03_sampling.ipynb #e0212232
 def clipped(
     denoiser,  # eps(z, logsnr, label)
     limit=1.,  # clean examples lie in [-limit, limit]; 1 for images
 ):
     """The denoiser with its guess of the clean example clipped, and eps recomputed to match.
 
-    Where nothing is clipped the answer is left as it was, bit for bit. Wrap it round guidance, not inside."""
-    if not limit > 0: raise ValueError(f'limit is {limit}; it must be positive, the bound of clean examples.')
+    Where nothing is clipped the answer is left as it was, bit for bit. Wrap it round guidance, not
+    inside. Raises ValueError for a limit that is not positive."""
+    if not limit > 0:
+        raise ValueError(f'limit is {limit}; it must be positive, the bound of clean examples.')
     def f(z, logsnr, label):
         eps = denoiser(z, logsnr, label)
         alpha, sigma = alpha_sigma(logsnr, z)

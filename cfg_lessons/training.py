@@ -6,9 +6,10 @@
 __all__ = ['drop_label', 'unweighted', 'denoising_loss', 'train', 'mixed_seed', 'warmup', 'EMA', 'velocity_weight',
            'sigmoid_weight', 'save', 'misfit', 'load']
 
-# %% ../nbs/05_training.ipynb #242d4396
+# %% ../nbs/05_training.ipynb #c99f791f
 import copy
 import os
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,18 @@ from torch.nn.utils import clip_grad_norm_
 
 from .diffusion import NULL, diffuse
 
-# %% ../nbs/05_training.ipynb #f1bfd954
+# %% ../nbs/05_training.ipynb #3899099a
 def drop_label(
     label,  # classes, (B,)
     p_uncond,  # probability of dropping a label
 ):
-    "The labels, each replaced by NULL with probability `p_uncond` (Ho & Salimans 2022, Algorithm 1), (B,)."
-    if not 0 <= p_uncond <= 1: raise ValueError(f'p_uncond is {p_uncond}; it is a probability, from 0 to 1.')
+    """The labels, each replaced by NULL with probability `p_uncond` (Ho & Salimans 2022,
+    Algorithm 1), (B,)."""
+    if not 0 <= p_uncond <= 1:
+        raise ValueError(f'p_uncond is {p_uncond}; it is a probability, from 0 to 1.')
     return label.where(torch.rand(len(label), device=label.device) >= p_uncond, NULL)
 
-# %% ../nbs/05_training.ipynb #633361aa
+# %% ../nbs/05_training.ipynb #c6db9250
 def unweighted(
     logsnr,  # log-SNR, (B,)
 ):
@@ -46,9 +49,12 @@ def denoising_loss(
     "The mean squared error of the guessed noise, a scalar (Ho & Salimans 2022, Algorithm 1)."
     logsnr, eps = schedule(torch.rand(len(x), device=x.device)), torch.randn_like(x)
     guess = denoiser(diffuse(x, logsnr, eps), logsnr, drop_label(label, p_uncond))
+    if guess.shape != x.shape or weight(logsnr).shape != logsnr.shape:
+        raise ValueError(f'The denoiser answers {tuple(guess.shape)} to {tuple(x.shape)}, or the '
+                         'weight is not (B,).')
     return (weight(logsnr)*(guess - eps).pow(2).flatten(1).mean(1)).mean()
 
-# %% ../nbs/05_training.ipynb #fb880a9e
+# %% ../nbs/05_training.ipynb #6bb77779
 def train(
     loss,  # loss(*batch) -> scalar, with its network inside
     opt,  # optimizer of the parameters to train
@@ -59,10 +65,13 @@ def train(
     seed=None,  # step i draws its random numbers from (seed, i); None leaves the generators alone
     start=0,  # number of the first step
 ):
-    """Train, yielding (step, loss) when the step is complete; the loss is a tensor, so no device has to wait.
+    """Train, yielding (step, loss) when the step is complete; the loss stays a tensor.
 
-    With a seed, PyTorch's global generators are reset at every step, so a run that is stopped and
-    started again at `start` draws what it would have drawn."""
+    Nothing makes a device wait. With a seed, PyTorch's global generators are reset at every step,
+    so a run that is stopped and started again at `start` draws what it would have drawn. The
+    batches must take their chances from elsewhere, as `images.batches` does."""
+    if clip is not None and not clip > 0:
+        raise ValueError(f'clip is {clip}; it must be positive, or None.')
     parameters = [p for group in opt.param_groups for p in group['params']]
     for step, batch in enumerate(batches, start):
         if seed is not None: torch.manual_seed(mixed_seed(seed, step))
@@ -79,8 +88,10 @@ def train(
 def mixed_seed(
     *numbers,  # whole numbers, 0 or more
 ):
-    "One 64-bit seed out of several numbers, so that (0, 1) and (1, 0) have nothing in common."
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    """One 64-bit seed out of several 64-bit numbers, so that (0, 1) and (1, 0) have nothing in
+    common."""
+    words = [w for n in numbers for w in (n & 0xFFFFFFFF, n >> 32)]
+    return int(np.random.SeedSequence([len(numbers), *words]).generate_state(1, np.uint64)[0])
 
 # %% ../nbs/05_training.ipynb #9625fb42
 def warmup(
@@ -90,15 +101,19 @@ def warmup(
     "A function step -> learning rate that climbs in a straight line and stays."
     return lambda step: peak*min(1., (step + 1)/steps)
 
-# %% ../nbs/05_training.ipynb #ffb136a8
+# %% ../nbs/05_training.ipynb #1df91e8f
 class EMA:
     "A moving average of a network's weights, in `ema.net`, ready to be used."
     def __init__(self,
         net,  # the network in training
         decay=.9999,  # memory in the long run, about 1/(1 - decay) steps
         warm=True,  # let the memory grow with age
+        step=0,  # its age; when resuming, the number of updates so far
     ):
-        self.source, self.decay, self.warm, self.step = net, decay, warm, 0
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in net.parameters()):
+            raise ValueError('The weights are in 16 bits, too coarse to average; keep them in '
+                             'float32.')
+        self.source, self.decay, self.warm, self.step = net, decay, warm, step
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -109,46 +124,57 @@ class EMA:
         torch._foreach_lerp_(list(self.net.parameters()), list(self.source.parameters()), 1 - decay)
         for mine, theirs in zip(self.net.buffers(), self.source.buffers()): mine.copy_(theirs)
 
-# %% ../nbs/05_training.ipynb #0c5d1ef2
+# %% ../nbs/05_training.ipynb #7738e8a6
 def velocity_weight(
     logsnr,  # log-SNR, (B,)
 ):
-    "The weight that makes the loss a squared error of v, 1/alpha^2, (B,); up to 4.9e8 at log-SNR -20."
+    """The weight that makes the loss a squared error of v, 1/alpha^2, (B,); up to 4.9e8 at
+    log-SNR -20."""
     return 1 + (-logsnr).exp()
 
 def sigmoid_weight(
     logsnr,  # log-SNR, (B,)
     bias=1.,  # where on the dial the weight is one half
 ):
-    "sigmoid(bias - logsnr), (B,): noisy levels count fully, clean ones little (Hoogeboom et al. 2024)."
+    """sigmoid(bias - logsnr), (B,): noisy levels count fully, clean ones little (Hoogeboom et al.
+    2024)."""
     return (bias - logsnr).sigmoid()
 
-# %% ../nbs/05_training.ipynb #3986a6e0
+# %% ../nbs/05_training.ipynb #4a0a31a4
 def save(
     path,  # where to; folders are made
     net,  # the network
     **notes,  # what made it, e.g. command='...', seed=0; kept as text in the file
 ):
-    "Write the weights as safetensors, whole or not at all: a temporary file, flushed to disk, then renamed."
+    """Write the weights as safetensors, whole or not at all: a temporary file, flushed to disk,
+    then renamed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in net.state_dict().items()}
-    partial_file = path.with_name(f'{path.name}.{os.getpid()}.part')
+    partial_file = path.with_name(f'{path.name}.{uuid.uuid4().hex}.part')
     try:
-        safetensors.torch.save_file(tensors, partial_file, metadata={k: str(v) for k, v in notes.items()})
+        notes = {name: str(value) for name, value in notes.items()}
+        safetensors.torch.save_file(tensors, partial_file, metadata=notes)
         with open(partial_file, 'rb') as f: os.fsync(f.fileno())
+        partial_file.chmod(0o644)
         partial_file.replace(path)
+    except (OSError, SafetensorError) as e:
+        raise OSError(f'{path} could not be written ({e}); what was there before is '
+                      'unchanged.') from None
     finally: partial_file.unlink(missing_ok=True)
 
-# %% ../nbs/05_training.ipynb #b88cfd27
+# %% ../nbs/05_training.ipynb #ca87cc4a
 def misfit(
-    have,  # name -> shape, of the file
-    want,  # name -> shape, of the network
+    have,  # name -> (shape, kind of number), of the file
+    want,  # name -> (shape, kind of number), of the network
 ):
     "One sentence naming the first five differences, or None if there are none."
-    differ = [f'{k} is missing' for k in want if k not in have] + [f'{k} is unknown' for k in have if k not in want]
-    differ += [f'{k} is {have[k]} instead of {want[k]}' for k in want if k in have and have[k] != want[k]]
-    if differ: return '; '.join(differ[:5]) + (f'; and {len(differ) - 5} more' if len(differ) > 5 else '')
+    differ = [f'{k} is missing' for k in want if k not in have]
+    differ += [f'{k} is unknown' for k in have if k not in want]
+    differ += [f'{k} is {have[k]} instead of {want[k]}'
+               for k in want if have.get(k, want[k]) != want[k]]
+    if differ:
+        return '; '.join(differ[:5]) + (f'; and {len(differ) - 5} more' if len(differ) > 5 else '')
 
 def load(
     path,  # a file written by `save`
@@ -156,15 +182,20 @@ def load(
 ):
     """Read weights into `net` and return the notes, a dict of strings.
 
-    Raises FileNotFoundError or ValueError, in one sentence, for a file that is missing, damaged or of
-    another network; the network is then unchanged."""
+    Raises FileNotFoundError or ValueError, in one sentence, for a file that is missing, damaged or
+    of another network; the network is then unchanged."""
     if not Path(path).is_file(): raise FileNotFoundError(f'There is no checkpoint {path}.')
+    if not os.access(path, os.R_OK):
+        raise ValueError(f'{path} may not be read by this user; change its permissions.')
     try:
         with safe_open(path, 'pt') as f:
-            notes, have = f.metadata() or {}, {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
+            notes = f.metadata() or {}
+            tensors = {k: f.get_tensor(k) for k in f.keys()}
     except (SafetensorError, OSError) as e:
-        raise ValueError(f'{path} is damaged or no safetensors file ({e}); copy or make it again.') from None
-    wrong = misfit(have, {k: tuple(v.shape) for k, v in net.state_dict().items()})
+        raise ValueError(f'{path} is damaged or no safetensors file ({e}); copy or make it '
+                         'again.') from None
+    kind = lambda t: (tuple(t.shape), 'floating' if t.is_floating_point() else 'whole')
+    wrong = misfit(*({k: kind(v) for k, v in d.items()} for d in (tensors, net.state_dict())))
     if wrong: raise ValueError(f'{path} belongs to another network: {wrong}.')
-    net.load_state_dict(safetensors.torch.load_file(path))
+    net.load_state_dict(tensors)
     return notes

@@ -1,0 +1,52 @@
+# Every target does its own set-up. `make help` lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+export JUPYTER_PREFER_ENV_PATH := 1
+export PYTHONNOUSERSITE := 1
+# Small models are fastest on one thread each; nbdev-test runs several notebooks side by side.
+TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=agg CFG_LESSONS_PROFILE=quick CFG_LESSONS_DEVICE=cpu
+WORKERS ?= 2
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else f"Python {v[0]}.{v[1]} is too old: the book needs 3.11 or newer. Name one with `make PYTHON=python3.12 ...`.")'
+	@echo "Setting up .venv (a few minutes the first time, several GB with PyTorch) ..."
+	@$(PYTHON) -m venv .venv || { echo "The virtual environment could not be made; on Debian and Ubuntu, install python3-venv."; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all]'
+	@touch $(READY)
+
+setup: $(READY)  ## make .venv with everything in it
+
+lab: $(READY)  ## open the book in JupyterLab (options: make lab ARGS=--no-browser)
+	@$(BIN)/python -m jupyterlab $$([ "$$(id -u)" = 0 ] && echo --allow-root) --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb $(ARGS)
+
+test: $(READY)  ## run every check: export drift, all chapters in the quick profile, pytest
+	@$(BIN)/python -m pytest tests/test_book.py -k drift
+	@echo "Running every notebook ..."
+	@$(TEST_ENV) $(BIN)/nbdev-test --n-workers $(WORKERS) --timing nbs
+	@$(TEST_ENV) $(BIN)/python -m pytest
+
+doctor: $(READY)  ## check the environment, one line a check, with the cure
+	@$(BIN)/python -c 'import sys; from cfg_lessons.doctor import main; sys.exit(main())'
+
+export: $(READY)  ## write cfg_lessons/*.py from the notebooks
+	@$(BIN)/nbdev-export
+
+outputs: $(READY)  ## run every chapter in the quick profile and store its outputs (CHAPTER=03_sampling for one)
+	@$(TEST_ENV) $(BIN)/nbdev-test --n-workers $(WORKERS) --timing --save $(if $(CHAPTER),nbs/$(CHAPTER).ipynb,nbs)
+	@$(BIN)/nbdev-clean
+	@$(BIN)/python -c "import base64, pathlib, re; \
+		text = pathlib.Path('nbs/index.ipynb').read_text(); \
+		pathlib.Path('data/guidance.png').write_bytes(base64.b64decode(re.search(r'image/png;base64,([^\\\\\"]+)', text)[1]))"
+
+checkpoints: $(READY)  ## train the stored digits network again (full profile, about a quarter of an hour)
+	@OMP_NUM_THREADS=2 CFG_LESSONS_PROFILE=full CFG_LESSONS_DEVICE=cpu $(BIN)/nbdev-test --flags slow --cell-timeout 7200 nbs/11_digits.ipynb
+
+clean:  ## remove .venv and everything made by tools
+	rm -rf .venv build dist *.egg-info .pytest_cache
+
+.PHONY: help setup lab test doctor export outputs checkpoints clean
+.DEFAULT_GOAL := help

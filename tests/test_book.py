@@ -1,0 +1,198 @@
+"The form of the book: every rule of the house that a program can check, naming the file that breaks it."
+import ast
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
+MODULES = sorted(p for p in (ROOT/'cfg_lessons').glob('*.py') if not p.name.startswith('_'))
+CHAPTERS = [p for p in NOTEBOOKS if re.match(r'[01]\d_', p.name)]
+
+# Which modules of the book each module may import. The roof may import all and is imported by none;
+# plotting, lab and doctor are for notebooks and commands alone.
+FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), lab=set(), doctor={'settings'},
+              unet={'diffusion', 'networks'}, imagenet=None)
+FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training', 'classifier_guidance', 'classifier_free',
+                         'metrics', 'images', 'distributed', 'beyond'], {'diffusion'})
+OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little
+HEAVY = {'torch_fidelity', 'torchvision', 'fastcore', 'sklearn', 'ipywidgets', 'matplotlib', 'IPython', 'nbdev'}
+FOR_NOTEBOOKS = {'plotting', 'lab', 'doctor'}
+
+
+def cells(path, kind='code'):
+    return [c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == kind]
+
+def source(cell):
+    return ''.join(cell['source'])
+
+def exported(cell):
+    return re.search(r'^#\|\s*exports?\b', source(cell), re.M)
+
+def html(cell):
+    return [''.join(o['data'].get('text/html', '')) for o in cell.get('outputs', []) if 'data' in o]
+
+def imports(path):
+    "Top-level imports of a module: (modules of the book, third-party packages)."
+    own, other = set(), set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.level: own.add(node.module)
+        elif isinstance(node, ast.ImportFrom): other.add(node.module.split('.')[0])
+        elif isinstance(node, ast.Import): other |= {a.name.split('.')[0] for a in node.names}
+    return own, other - set(sys.stdlib_module_names)
+
+each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+each_chapter = pytest.mark.parametrize('path', CHAPTERS, ids=lambda p: p.stem)
+each_module = pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
+
+
+def test_drift(tmp_path):
+    "cfg_lessons/*.py is what the notebooks export."
+    for name in ('nbs', 'cfg_lessons'): shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('pyproject.toml', 'README.md', 'LICENSE'): shutil.copy(ROOT/name, tmp_path)
+    subprocess.run([Path(sys.executable).parent/'nbdev-export'], cwd=tmp_path, check=True, capture_output=True)
+    differ = [p.name for p in (tmp_path/'cfg_lessons').glob('*.py')
+              if not (ROOT/'cfg_lessons'/p.name).exists() or p.read_text() != (ROOT/'cfg_lessons'/p.name).read_text()]
+    stale = [p.name for p in MODULES if f'nbs/{p.stem}' not in p.read_text() and not list((ROOT/'nbs').glob(f'*_{p.stem}.ipynb'))]
+    assert not differ, f'These differ from their notebooks; run make export: {differ}'
+    assert not stale, f'These modules have no notebook: {stale}'
+
+
+@each_module
+def test_floors(path):
+    own, other = imports(path)
+    assert path.stem in FLOORS, f'{path.name} has no floor: add it to FLOORS in {Path(__file__).name}'
+    allowed = FLOORS[path.stem]
+    if allowed is not None: assert own <= allowed, f'{path.name} imports {own - allowed}; it may import {allowed}'
+    assert not own & (FOR_NOTEBOOKS | {'imagenet'}), f'{path.name} imports {own & FOR_NOTEBOOKS}, which is for notebooks'
+    if path.stem in OUTSIDE: assert other <= OUTSIDE[path.stem], f'{path.name} imports {other - OUTSIDE[path.stem]}'
+    if path.stem not in FOR_NOTEBOOKS: assert not other & HEAVY, f'{path.name} imports {other & HEAVY} at its top'
+
+
+@each_module
+def test_no_undefined_names(path):
+    "An exported cell that reads a notebook's global would be an undefined name here."
+    from pyflakes.api import check
+    from pyflakes.reporter import Reporter
+    out = io.StringIO()
+    check(path.read_text(), path.name, Reporter(out, out))
+    assert not out.getvalue(), out.getvalue()
+
+
+@each_module
+def test_forbidden(path):
+    text = path.read_text()
+    for pattern, why in [(r'\*\*kwargs', 'relays keyword arguments'), (r'\bpickle\b|torch\.load\(', 'unpickles'),
+                         (r'torch\.set_default_device|^DEVICE|^device =', 'keeps a device in a global')]:
+        assert not re.search(pattern, text, re.M), f'{path.name} {why}: {re.search(pattern, text, re.M).group()}'
+    assert 'step' not in text or not re.search(r'\.item\(\)', text) or path.stem != 'training', f'{path.name} calls .item()'
+
+
+def functions(path):
+    "Top-level functions and the methods that a caller names, as ast nodes."
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef): yield node
+        if isinstance(node, ast.ClassDef): yield from (n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == '__init__')
+
+@each_module
+def test_docstrings_and_parameters(path):
+    "Public functions and classes say what they do; every parameter has its comment; none has more than eight."
+    lines = path.read_text().splitlines()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_'):
+            assert ast.get_docstring(node), f'{path.name}: {node.name} has no docstring'
+    for f in functions(path):
+        args = [a for a in f.args.posonlyargs + f.args.args + f.args.kwonlyargs if a.arg != 'self']
+        assert path.stem == 'imagenet' or len(args) <= 8, f'{path.name}: {f.name} has {len(args)} parameters'
+        if f.name == '__init__': continue
+        for a in args: assert '  # ' in lines[a.lineno - 1], f'{path.name}: {f.name}: parameter {a.arg} has no comment'
+
+
+@each_module
+def test_line_length(path):
+    long = [i for i, line in enumerate(path.read_text().splitlines(), 1) if len(line) > 100 and i > 1
+            and not line.startswith('__all__')]
+    assert not long, f'{path.name}: lines {long} are longer than 100 characters'
+
+
+@each_notebook
+def test_cells(path):
+    for c in cells(path):
+        text = source(c)
+        assert not re.search(r'^\s*from\s+\S+\s+import\s+\*', text, re.M), f'{path.name}: star import in {c["id"]}'
+        if exported(c):
+            n = sum(bool(line.strip()) for line in text.splitlines())
+            assert n <= 40, f'{path.name}: exported cell {c["id"]} has {n} lines'
+    assert json.loads(path.read_text())['metadata']['kernelspec']['name'] == 'python3', f'{path.name} names no kernel'
+
+
+@each_notebook
+def test_outputs(path):
+    code = [c for c in cells(path) if source(c).strip()]
+    for c in code:
+        for o in c.get('outputs', []):
+            assert o['output_type'] != 'error', f'{path.name}: stored error in cell {c["id"]}: {o.get("evalue")}'
+            assert o.get('name') != 'stderr', f'{path.name}: stored stderr in cell {c["id"]}; run make outputs'
+    assert any(c.get('outputs') for c in code), f'{path.name} has no stored outputs; run make outputs'
+    kb = path.stat().st_size/1024
+    assert kb < 400, f'{path.name} has {kb:.0f} kB, over 400'
+
+
+@each_notebook
+def test_pictures_have_words(path):
+    for c in cells(path):
+        for o in c.get('outputs', []):
+            assert not {'image/png', 'image/jpeg', 'image/svg+xml'} & set(o.get('data', {})), \
+                f'{path.name}: cell {c["id"]} shows a bare picture; end it with show(fig, alt)'
+        for h in html(c):
+            for tag in re.findall(r'<img[^>]*>', h):
+                alt = re.search(r'alt="([^"]*)"', tag)
+                assert alt and 20 <= len(alt.group(1)) <= 500, f'{path.name}: cell {c["id"]}: a picture without a description'
+
+
+@each_notebook
+def test_headings(path):
+    text = '\n'.join(source(c) for c in cells(path, 'markdown'))
+    levels = [len(m) for m in re.findall(r'^(#+) ', text, re.M)]
+    assert levels and levels[0] == 1 and levels.count(1) == 1, f'{path.name}: needs exactly one title, first'
+    assert all(b - a <= 1 for a, b in zip(levels, levels[1:])), f'{path.name}: a heading skips a level: {levels}'
+
+
+@each_chapter
+def test_chapter_form(path):
+    text = '\n'.join(source(c) for c in cells(path, 'markdown'))
+    words = len(text.split())
+    assert words >= 1200, f'{path.name}: {words} words of prose'
+    assert any('<img' in h for c in cells(path) for h in html(c)), f'{path.name}: no figure'
+    for mark in ('**Builds on**', '**Runs in**', '## Exercises', '## Where we are'):
+        assert mark in text, f'{path.name}: no {mark}'
+
+
+@each_chapter
+def test_exercises(path):
+    "Each exercise is open as it stands, and has a folded solution that asserts its own verdict."
+    numbers = re.findall(r'^\*\*(\d+\.\d) \(', '\n'.join(source(c) for c in cells(path, 'markdown')), re.M)
+    solutions = [c for c in cells(path) if 'solution' in c['metadata'].get('tags', [])]
+    assert 3 <= len(numbers) <= 5 and len(solutions) == len(numbers), f'{path.name}: {numbers}, {len(solutions)} solutions'
+    for number, c in zip(numbers, solutions):
+        assert c['metadata']['jupyter']['source_hidden'], f'{path.name}: solution {number} is not folded'
+        assert f'Solution {number}' in source(c), f'{path.name}: solution out of order at {number}'
+        assert "assert verdict.state == 'right'" in source(c), f'{path.name}: solution {number} does not check itself'
+    verdicts = [''.join(o['data']['text/plain']) for c in cells(path) for o in c.get('outputs', [])
+                if 'data' in o and source(c).strip().splitlines()[-1].startswith('mark(')]
+    assert len(verdicts) == len(numbers) and all(v.startswith('open:') for v in verdicts), f'{path.name}: {verdicts}'
+
+
+def test_no_private_paths():
+    tracked = subprocess.run(['git', 'ls-files'], cwd=ROOT, capture_output=True, text=True).stdout.split('\n')
+    files = [ROOT/f for f in tracked if f] or [*NOTEBOOKS, *MODULES]
+    for p in files:
+        if p.is_file() and p.suffix in ('.py', '.ipynb', '.md', '.toml', '.txt', '.json', '.yaml'):
+            found = re.search(r'/(home|root|Users)/\w+', p.read_text(errors='ignore'))
+            assert not found, f'{p.name} holds a path of somebody\'s machine: {found.group()}'
