@@ -157,6 +157,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'cfg_lessons.unet.Up.forward': ('unet.html#up.forward', 'cfg_lessons/unet.py'),
                                   'cfg_lessons.unet.as_it_is': ('unet.html#as_it_is', 'cfg_lessons/unet.py'),
                                   'cfg_lessons.unet.bridge': ('unet.html#bridge', 'cfg_lessons/unet.py'),
+                                  'cfg_lessons.unet.check_config': ('unet.html#check_config', 'cfg_lessons/unet.py'),
                                   'cfg_lessons.unet.check_pictures': ('unet.html#check_pictures', 'cfg_lessons/unet.py'),
                                   'cfg_lessons.unet.doubled': ('unet.html#doubled', 'cfg_lessons/unet.py'),
                                   'cfg_lessons.unet.halved': ('unet.html#halved', 'cfg_lessons/unet.py'),
