@@ -179,3 +179,15 @@ def test_help_lists_every_target():
     targets = set(re.search(r'^\.PHONY: (.*)$', makefile, re.M).group(1).split())
     shown = subprocess.run(['make', 'help'], cwd=ROOT, capture_output=True, text=True).stdout
     assert targets == set(re.findall(r'^make (\S+)', shown, re.M))
+
+
+def test_pins_admit_every_python_that_we_promise():
+    "A pin that wants a later 3.11 sends pip into a search without end on a machine with 3.11.2."
+    from importlib.metadata import distribution
+    from packaging.requirements import Requirement
+    pins = [Requirement(line) for line in re.sub(r'#.*', '', (ROOT/'constraints.txt').read_text()).split('\n') if line.strip()]
+    wants = {p.name: distribution(p.name).metadata.get('Requires-Python') or '' for p in pins}
+    assert len(wants) > 100
+    refused = [f'{name} wants Python {want}' for name, want in wants.items()
+               if not all(Requirement(f'python{want}').specifier.contains(v) for v in ('3.11.0', '3.12.0'))]
+    assert not refused, f'{refused}: pin an older version in constraints.txt.'
