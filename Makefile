@@ -16,6 +16,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv (a few minutes the first time, several GB with PyTorch) ..."
 	@$(PYTHON) -m venv .venv || { echo "The virtual environment could not be made; on Debian and Ubuntu, install python3-venv."; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all]'
+	@mkdir -p .venv/share/jupyter/lab/settings
+	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' > .venv/share/jupyter/lab/settings/overrides.json
 	@touch $(READY)
 
 setup: $(READY)  ## make .venv with everything in it

@@ -172,7 +172,7 @@ def shade(
     ax.imshow(image, origin='lower', extent=(-limit, limit)*2, interpolation='bilinear')
     bare(ax, limit)
 
-# %% ../nbs/90_plotting.ipynb #d7c9381f
+# %% ../nbs/90_plotting.ipynb #b59f4292
 def tile(
     images,  # (N, C, H, W) in [-1, 1]
     columns,  # pictures a row
@@ -196,6 +196,7 @@ def pictures(
     dark)."""
     image = tile(images, columns) if images.shape[1] > 1 else tile(-images, columns)[..., 0]
     ax.imshow(image, cmap='gray', vmin=0, vmax=1, interpolation='nearest')
+    ax.set_anchor('N')  # else a title above may not find room
     ax.set_axis_off()
 
 # %% ../nbs/90_plotting.ipynb #b1e9f5e6
