@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['unconditional', 'extrapolate', 'classifier_free']
 
-# %% ../nbs/07_classifier_free.ipynb #3bbbc6a4
-import math
-
+# %% ../nbs/07_classifier_free.ipynb #88c9bb79
 import torch
 
+from .classifier_guidance import check_weight
 from .diffusion import NULL
 
-# %% ../nbs/07_classifier_free.ipynb #2dc7600c
+# %% ../nbs/07_classifier_free.ipynb #cdb0f801
 def unconditional(
     denoiser,  # eps(z, logsnr, label)
 ):
@@ -31,8 +30,7 @@ def extrapolate(
     """(1 + w) strong - w weak, a denoiser; w = 0 costs one evaluation, any other two.
 
     Raises ValueError if w is not a finite number."""
-    if not isinstance(w, (int, float)) or not math.isfinite(w):
-        raise ValueError(f'The guidance weight w is {w}; give a finite number, 0 for no guidance.')
+    check_weight(w)
     if w == 0: return strong
     def f(z, logsnr, label): return (1 + w)*strong(z, logsnr, label) - w*weak(z, logsnr, label)
     return f

@@ -19,8 +19,9 @@ CHAPTERS = [p for p in NOTEBOOKS if re.match(r'[01]\d_', p.name)]
 # plotting, lab and doctor are for notebooks and commands alone.
 FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), lab=set(), doctor={'settings'},
               unet={'diffusion', 'networks'}, imagenet=None)
-FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training', 'classifier_guidance', 'classifier_free',
-                         'metrics', 'images', 'distributed', 'beyond'], {'diffusion'})
+FLOORS |= dict(classifier_guidance={'diffusion', 'networks'}, classifier_free={'diffusion', 'classifier_guidance'})
+FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training', 'metrics', 'images', 'distributed', 'beyond'],
+                       {'diffusion'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little
 HEAVY = {'torch_fidelity', 'torchvision', 'fastcore', 'sklearn', 'ipywidgets', 'matplotlib', 'IPython', 'nbdev'}
 FOR_NOTEBOOKS = {'plotting', 'lab', 'doctor'}
