@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 export JUPYTER_PREFER_ENV_PATH := 1
 export PYTHONNOUSERSITE := 1
-# Small models are fastest on one thread each; nbdev-test runs several notebooks side by side.
+# Small models are fastest on one thread each; several notebooks run side by side.
 TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=agg CFG_LESSONS_PROFILE=quick CFG_LESSONS_DEVICE=cpu
 WORKERS ?= 2
 
@@ -28,7 +28,7 @@ lab: $(READY)  ## open the book in JupyterLab (options: make lab ARGS=--no-brows
 test: $(READY)  ## run every check: export drift, all chapters in the quick profile, pytest
 	@$(BIN)/python -m pytest tests/test_book.py -k drift
 	@echo "Running every notebook ..."
-	@$(TEST_ENV) $(BIN)/nbdev-test --n-workers $(WORKERS) --timing nbs
+	@ls -S nbs/*.ipynb | $(TEST_ENV) xargs -P $(WORKERS) -n 1 $(BIN)/nbdev-test --timing  # the largest first, so that none is left alone at the end
 	@$(TEST_ENV) $(BIN)/python -m pytest
 
 doctor: $(READY)  ## check the environment, one line a check, with the cure
