@@ -10,7 +10,7 @@ __all__ = ['INCEPTION', 'WHERE', 'MADE', 'ALIKE', 'cell_masses', 'total_variatio
            'Reference', 'make_reference', 'save_reference', 'load_reference', 'evaluate', 'machine', 'commit',
            'write_card', 'card_name', 'read_cards', 'check_alike', 'Curve', 'curve']
 
-# %% ../nbs/08_metrics.ipynb #5ef15333
+# %% ../nbs/08_metrics.ipynb #59d1e12c
 import hashlib
 import json
 import os
@@ -20,6 +20,7 @@ import tempfile
 import time
 import zipfile
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from shutil import copyfileobj
 from typing import NamedTuple
@@ -537,7 +538,7 @@ def evaluate(
                 extractor=extract.name, layer=extract.layer, extractor_sha256=extract.sha256,
                 seconds=round(time.perf_counter() - start, 2))
 
-# %% ../nbs/08_metrics.ipynb #f683c48f
+# %% ../nbs/08_metrics.ipynb #784822d7
 MADE = ('dataset', 'guidance', 'w', 'p_uncond', 'T', 'sampler', 'mix', 'seed', 'network',
         'checkpoint_sha256', 'command')  # how samples were made; the caller of `evaluate` knows
 ALIKE = ('dataset', 'n', 'splits', 'keep', 'size', 'resize', 'files', 'reference', 'preparation',
@@ -554,7 +555,8 @@ def machine():
 
 def commit():
     "The commit of the code, with +changes if it was altered, or \"unknown\" outside a repository."
-    git = lambda *words: subprocess.run(['git', '-C', Path(__file__).parent, *words], check=True,
+    here = find_spec('cfg_lessons').submodule_search_locations[0]
+    git = lambda *words: subprocess.run(['git', '-C', here, *words], check=True,
                                         capture_output=True, text=True).stdout.strip()
     try: changed = git('status', '--porcelain', '--untracked-files=no', '--', '*.py', '*.ipynb')
     except (OSError, subprocess.CalledProcessError): return 'unknown'
@@ -599,7 +601,7 @@ def read_cards(
         if all(card[k] == v for k, v in wanted.items()): cards.append(card)
     return cards
 
-# %% ../nbs/08_metrics.ipynb #db52b6a1
+# %% ../nbs/08_metrics.ipynb #8f4cc547
 def check_alike(
     cards,  # cards to be compared
 ):
@@ -628,7 +630,7 @@ def curve(
         if k not in (x, 'seed', 'command') and len(values := sorted({str(card[k]) for card in cards})) > 1:
             raise ValueError(f'One curve would mix cards in which {k} is {" and ".join(values)}.')
     at = sorted({card[x] for card in cards})
-    values = [torch.tensor([card[y] for card in cards if card[x] == a]).double() for a in at]
+    values = [torch.tensor([card[y] for card in cards if card[x] == a], dtype=torch.float64) for a in at]
     return Curve(torch.tensor(at), torch.stack([v.mean() for v in values]),
                  torch.stack([v.std() if len(v) > 1 else v.new_zeros(()) for v in values]),
                  min(map(len, values)))
