@@ -11,7 +11,7 @@ from configparser import ConfigParser, Error as ConfigError
 from pathlib import Path
 from typing import NamedTuple
 
-# %% ../nbs/92_settings.ipynb #8d104a5b
+# %% ../nbs/92_settings.ipynb #9c95f2b3
 class Settings(NamedTuple):
     "What the reader chose in `settings.ini`; see the comments in that file."
     data: Path  # folder of prepared sets, reference tables and checkpoints
@@ -19,6 +19,7 @@ class Settings(NamedTuple):
     device: str  # "cpu", "cuda", "cuda:1" or "mps"; never "auto", which is resolved on reading
     seed: int  # the seed that every chapter starts from
     profile: str  # "quick" or "full"
+    inception: Path | None = None  # torch-fidelity's Inception weights; None if you have none
 
     def pick(self,
         quick,  # the value in the quick profile: the whole book in minutes on two cores
@@ -27,9 +28,10 @@ class Settings(NamedTuple):
         "`quick` or `full`, as the profile says."
         return quick if self.profile == 'quick' else full
 
-# %% ../nbs/92_settings.ipynb #b333768b
+# %% ../nbs/92_settings.ipynb #21cb2337
 PREFIX = 'CFG_LESSONS_'  # of the environment variables that win over the file
-DEFAULTS = dict(data='data', runs='runs', device='auto', seed='0', profile='quick')
+DEFAULTS = dict(data='data', runs='runs', device='auto', seed='0', profile='quick',
+                inception='')
 
 def find_settings(
     start='.',  # folder to begin in
@@ -86,7 +88,7 @@ def resolve_device(
                          f"choose auto or one of {', '.join(d for d in has if has[d])}.")
     return name
 
-# %% ../nbs/92_settings.ipynb #2244dbb0
+# %% ../nbs/92_settings.ipynb #d8e12e3d
 def settings(
     path=None,  # a settings file; None looks in this folder and those above
 ):
@@ -103,5 +105,6 @@ def settings(
     check_settings(found, f'An environment variable {PREFIX}...')
     home = path.resolve().parent if path else Path.cwd()
     data, runs = (home/Path(found[k]).expanduser() for k in ('data', 'runs'))
-    return Settings(data=data, runs=runs, seed=int(found['seed']),
+    inception = home/Path(found['inception']).expanduser() if found['inception'] else None
+    return Settings(data=data, runs=runs, seed=int(found['seed']), inception=inception,
                     device=resolve_device(found['device']), profile=found['profile'])

@@ -1,0 +1,320 @@
+"The measures and their tool: against scipy, torch-fidelity and closed forms, on awkward input, and at any size."
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from PIL import Image
+
+from cfg_lessons import metrics
+from cfg_lessons.images import digits, open_images, save_images
+from cfg_lessons.metrics import (INCEPTION, DigitsFeatures, Extractor, Moments, ScoreSums, check_alike, curve, digits_features, evaluate,
+                                 frechet_distance, inception_score, kernel_distance, load_reference, make_reference, open_pictures,
+                                 precision_recall, read_cards, register, save_reference, write_card)
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = ROOT/'data'/'checkpoints'/'digits_features.safetensors'
+
+
+def moments(x):
+    return Moments(x.shape[1]).add(x)
+
+def fid(x, y):
+    a, b = moments(x), moments(y)
+    return frechet_distance(a.mean, a.cov, b.mean, b.cov)
+
+def random_features(n, d, seed, shift=0.):
+    g = torch.Generator().manual_seed(seed)
+    return (torch.randn(n, d, generator=g) @ torch.randn(d, d, generator=g)).relu() + shift
+
+@pytest.fixture(scope='module')
+def extract():
+    register('digits', digits_features, channels=1)
+    return Extractor('digits', WEIGHTS)
+
+@pytest.fixture(scope='module')
+def train():
+    return torch.from_numpy(digits()[0])
+
+@pytest.fixture(scope='module')
+def reference(extract, train):
+    return make_reference(train, extract, 'digits-train', 'as they are')
+
+@pytest.fixture(scope='module')
+def inception(tmp_path_factory):
+    "A file of seeded random weights for torch-fidelity's Inception."
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Net
+    path = tmp_path_factory.mktemp('inception')/'random.pth'
+    torch.manual_seed(0)
+    with patch('torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url'), patch.object(Net, 'load_state_dict'):
+        net = Net(INCEPTION, ['2048'])
+    torch.save(net.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize('n, d', [(500, 16), (3000, 64), (400, 256), (300, 256)])
+def test_measures_agree_with_torch_fidelity_and_scipy(n, d):
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_kid import kernel_mmd
+    from torch_fidelity.metric_prc import calculate_precision_recall_full
+    x, y = random_features(n, d, 0), random_features(n + 100, d, 1, .1)
+    s = [fid_features_to_statistics(t.double()) for t in (x, y)]
+    theirs = fid_statistics_to_metric(*s, False)['frechet_inception_distance']
+    root = scipy.linalg.sqrtm(s[0]['sigma'] @ s[1]['sigma']).real
+    by_scipy = np.square(s[0]['mu'] - s[1]['mu']).sum() + np.trace(s[0]['sigma'] + s[1]['sigma'] - 2*root)
+    assert fid(x, y) == pytest.approx(theirs, rel=1e-8) and fid(x, y) == pytest.approx(by_scipy, rel=1e-8)
+    assert precision_recall(y, x) == pytest.approx(calculate_precision_recall_full(x, y, 3), abs=1e-6)
+    assert kernel_distance(x, y[:n]) == pytest.approx(kernel_mmd(x.double().numpy(), y[:n].double().numpy()), rel=1e-8)
+    for splits in (1, 7, 10):
+        isc = isc_features_to_metric(x, splits)
+        ours = inception_score(x.double().softmax(1), splits)
+        assert ours.mean().item() == pytest.approx(isc['inception_score_mean'], rel=1e-10)
+        assert ours.std(correction=0).item() == pytest.approx(isc['inception_score_std'], rel=1e-8, abs=1e-12)
+
+
+def test_closed_forms():
+    "Gaussians: commuting covariances in 5 dimensions, and a singular one; scores of known tables."
+    a, b = torch.rand(5).double() + .1, torch.rand(5).double() + .1
+    turn = torch.linalg.qr(torch.randn(5, 5).double())[0]
+    m = torch.randn(5).double()
+    expect = m.square().sum() + (a.sqrt() - b.sqrt()).square().sum()
+    zero = torch.zeros(5).double()
+    assert frechet_distance(m, turn*a @ turn.T, zero, turn*b @ turn.T) == pytest.approx(expect.item(), rel=1e-10)
+    a[2] = 0.
+    expect = (a.sqrt() - b.sqrt()).square().sum()
+    assert frechet_distance(zero, turn*a @ turn.T, zero, turn*b @ turn.T) == pytest.approx(expect.item(), rel=1e-6)
+    p = torch.eye(4).repeat(25, 1)
+    torch.testing.assert_close(inception_score(p, 5, None), torch.full((5,), 4.).double())
+    by_class = torch.eye(4).repeat_interleave(25, 0)
+    torch.testing.assert_close(inception_score(by_class, 4, None), torch.ones(4).double())
+    assert inception_score(by_class, 4).min() > 3.5
+
+
+def test_moments_do_not_depend_on_the_cut():
+    x = random_features(2000, 32, 3, 1000.)
+    whole = moments(x)
+    for cut in (1, 7, 333, 2000):
+        parts = Moments(32)
+        for part in x.split(cut): parts.add(part)
+        torch.testing.assert_close(parts.cov, whole.cov, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(parts.mean, whole.mean, rtol=1e-14, atol=0)
+    torch.testing.assert_close(whole.cov, x.double().T.cov(), rtol=1e-11, atol=1e-11)
+
+
+def test_scores_do_not_depend_on_the_cut():
+    p = random_features(1003, 20, 4).double().softmax(1)
+    for cut in (1, 64, 1003):
+        sums = ScoreSums(len(p))
+        for part in p.split(cut): sums.add(part)
+        torch.testing.assert_close(sums.scores(), inception_score(p), rtol=1e-12, atol=0)
+    torch.testing.assert_close(sums.scores(together=True), inception_score(p, 1), rtol=1e-12, atol=0)
+
+
+def test_evaluation_does_not_depend_on_batches_or_order(extract, reference, train):
+    x, y = digits('test')
+    one = evaluate(x, reference, extract, y, batch_size=64)
+    for other, label, size in [(x, y, 7), (x[::-1], y[::-1], 100)]:
+        two = evaluate(other, reference, extract, label.copy(), batch_size=size)
+        for k in ('fid', 'kid', 'precision', 'recall', 'accuracy', 'is_whole'): assert two[k] == pytest.approx(one[k], rel=1e-5), k
+    assert evaluate(train, reference, extract)['fid'] == pytest.approx(0, abs=1e-6)
+
+
+def test_evaluation_is_what_torch_fidelity_makes_of_the_same_pictures(inception, tmp_path):
+    "The whole path with an Inception of random weights, from a folder of PNGs, against calculate_metrics."
+    import torch_fidelity
+    g = np.random.default_rng(0)
+    for name in ('real', 'fake'):
+        (tmp_path/name).mkdir()
+        for i in range(80):
+            tint = g.integers(0, 200, (1, 1, 3)) if name == 'real' else g.integers(50, 150, (1, 1, 3))
+            Image.fromarray((tint + g.integers(0, 56, (16, 16, 3))).astype(np.uint8)).save(tmp_path/name/f'{i:03}.png')
+    extract = Extractor(weights=inception, layer='64')
+    reference = make_reference(tmp_path/'real', extract, 'noise', 'none')
+    ours = evaluate(tmp_path/'fake', reference, extract)
+    theirs = torch_fidelity.calculate_metrics(
+        input1=str(tmp_path/'fake'), input2=str(tmp_path/'real'), feature_extractor=INCEPTION, feature_extractor_weights_path=str(inception),
+        feature_layer_fid='64', feature_layer_kid='64', feature_layer_prc='64', fid=True, isc=True, prc=True, kid=True, kid_subsets=1,
+        kid_subset_size=80, cuda=False, cache=False, save_cpu_ram=True, verbose=False)
+    assert ours['fid'] == pytest.approx(theirs['frechet_inception_distance'], rel=1e-4)  # its mean is taken in float32
+    assert ours['is_mean'] == pytest.approx(theirs['inception_score_mean'], rel=1e-3)
+    assert ours['kid'] == pytest.approx(theirs['kernel_inception_distance_mean'], rel=1e-3)
+    assert (ours['precision'], ours['recall']) == pytest.approx((theirs['precision'], theirs['recall']), abs=1e-6)
+    assert ours['files'] == 'lossless' and ours['resize'].startswith('to 299') and ours['layer'] == '64'
+
+
+def test_reference_files(extract, reference, inception, tmp_path):
+    "Our references come back, and are read by names that guided-diffusion uses; files of OpenAI's layout are read."
+    save_reference(tmp_path/'ours.npz', reference)
+    again = load_reference(tmp_path/'ours.npz', extract)
+    assert again[:3] == reference[:3] and all(torch.equal(a, b) for a, b in zip(again[3:6], reference[3:6]))
+    with np.load(tmp_path/'ours.npz') as f: assert f['mu'].shape == (64,) and f['sigma'].shape == (64, 64)
+    x = digits('test')[0]
+    np.savez(tmp_path/'VIRTUAL_digits_labeled.npz', arr_0=x.transpose(0, 2, 3, 1), mu=reference.mean, sigma=reference.cov,
+             mu_s=np.zeros(3), sigma_s=np.eye(3))
+    theirs = load_reference(tmp_path/'VIRTUAL_digits_labeled.npz', extract)
+    a, b = evaluate(x, reference, extract), evaluate(x, theirs, extract)
+    assert a['fid'] == pytest.approx(b['fid'], rel=1e-9) and b['precision'] == b['recall'] == 1
+    assert b['reference'] == 'VIRTUAL_digits_labeled' and 'guided-diffusion' in b['preparation']
+    statistics = tmp_path/'statistics_only.npz'
+    np.savez(statistics, mu=reference.mean, sigma=reference.cov)
+    c = evaluate(x, load_reference(statistics, extract), extract)
+    assert c['fid'] == pytest.approx(a['fid'], rel=1e-9) and c['precision'] is c['kid'] is None
+    with pytest.raises(ValueError, match='made with another extractor'):
+        load_reference(tmp_path/'ours.npz', Extractor(weights=inception, layer='64'))
+    with pytest.raises(ValueError, match='another extractor'):
+        evaluate(np.zeros((80, 3, 8, 8), np.uint8), reference, Extractor(weights=inception, layer='64'))
+    (tmp_path/'torn.npz').write_bytes((tmp_path/'ours.npz').read_bytes()[:2000])
+    with pytest.raises(ValueError, match='no reference file'): load_reference(tmp_path/'torn.npz', extract)
+
+
+def test_pictures_from_anywhere(extract, reference, tmp_path):
+    "An array, our memory map, guided-diffusion's .npz and a folder of PNGs give the same numbers; JPEGs are named."
+    x, y = digits('test')
+    save_images(tmp_path/'set', x, y)
+    np.savez(tmp_path/'samples.npz', x.transpose(0, 2, 3, 1), y)
+    for kind in ('png', 'jpg'):
+        (tmp_path/kind).mkdir()
+        for i, image in enumerate(x): Image.fromarray(image[0]).save(tmp_path/kind/f'{i:04}.{kind}')
+    sources = [x, torch.from_numpy(x), open_images(tmp_path/'set')[0], tmp_path/'samples.npz', tmp_path/'png']
+    found = [evaluate(s, reference, extract) for s in sources]
+    for f in found[1:]: assert f['fid'] == pytest.approx(found[0]['fid'], rel=1e-5) and f['files'] == 'lossless'
+    lossy = evaluate(tmp_path/'jpg', reference, extract)
+    assert lossy['files'] == 'lossy (.jpg)' and lossy['fid'] > found[0]['fid']
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path/'png'/'0100b.png')
+    with pytest.raises(ValueError, match=r'0100b.png is \(1, 9, 9\), earlier'): evaluate(tmp_path/'png', reference, extract)
+    (tmp_path/'png'/'0100b.png').write_bytes(b'no picture')
+    with pytest.raises(ValueError, match='0100b.png cannot be read as a picture'): evaluate(tmp_path/'png', reference, extract)
+    (tmp_path/'empty').mkdir()
+    with pytest.raises(ValueError, match='holds no pictures'): open_pictures(tmp_path/'empty')
+    with pytest.raises(ValueError, match='no folder and no .npz'): open_pictures(tmp_path/'nothing.npz')
+
+
+BAD = {'floats': (lambda x: x.float(), 'use to_uint8'), 'signed': (lambda x: x.to(torch.int8), 'use to_uint8'),
+       'three channels': (lambda x: x.expand(-1, 3, 8, 8), 'have 3 channels, the extractor wants 1'),
+       'not square': (lambda x: x[..., :6], 'give square ones'), 'flat': (lambda x: x[:, 0], 'give square ones'),
+       'too few': (lambda x: x[:64], '64 examples are too few for the covariance of 64 features'),
+       'none': (lambda x: x[:0], '0 examples cannot be cut'), 'five': (lambda x: x[:5], '5 examples cannot be cut into 10 parts'),
+       'all the same': (lambda x: x[:1].expand(100, 1, 8, 8), 'the same features')}
+
+@pytest.mark.parametrize('name', BAD)
+def test_bad_pictures_get_one_sentence(name, extract, reference, train):
+    spoil, sentence = BAD[name]
+    with pytest.raises(ValueError, match=sentence) as e: evaluate(spoil(train[:200]), reference, extract)
+    assert '\n' not in str(e.value)
+
+
+def test_grey_pictures_are_told_what_inception_wants(inception):
+    extract = Extractor(weights=inception, layer='64')
+    reference = metrics.Reference('r', 'none', 9, torch.zeros(64), torch.eye(64), None, (extract.name, extract.layer, extract.sha256))
+    with pytest.raises(ValueError, match='wants 3. Repeat a grey picture three times'):
+        evaluate(torch.zeros(100, 1, 8, 8, dtype=torch.uint8), reference, extract)
+
+
+def test_bad_features_get_one_sentence(extract, reference):
+    nan = torch.randn(10, 3).index_put((torch.tensor(4), torch.tensor(1)), torch.tensor(torch.nan))
+    for f, sentence in [(lambda: Moments(3).add(nan), 'example 4 are not finite'), (lambda: kernel_distance(nan, nan), 'example 4'),
+                        (lambda: precision_recall(nan, nan), 'example 4'), (lambda: Moments(3).add(torch.ones(2, 3).long()), 'torch.int64'),
+                        (lambda: Moments(4).add(torch.randn(9, 3)), 'These are 3 features; earlier: 4'),
+                        (lambda: precision_recall(torch.randn(3, 2), torch.randn(9, 2)), '3 examples; this measure needs 4'),
+                        (lambda: kernel_distance(torch.randn(1, 2), torch.randn(9, 2)), '1 examples; this measure needs 2'),
+                        (lambda: frechet_distance(*[torch.randn(3)]*4), 'do not fit'),
+                        (lambda: frechet_distance(torch.zeros(2), torch.full((2, 2), torch.nan), torch.zeros(2), torch.eye(2)), 'not finite'),
+                        (lambda: inception_score(torch.randn(30, 5)), 'take a softmax'),
+                        (lambda: ScoreSums(30).add(torch.full((31, 2), .5)), '30 examples were announced'),
+                        (lambda: ScoreSums(30).add(torch.full((20, 2), .5)).scores(), 'Only 20 of 30')]:
+        with pytest.raises(ValueError, match=sentence) as e: f()
+        assert '\n' not in str(e.value)
+
+
+def test_weights_that_are_no_weights(tmp_path):
+    "A missing file, a program in disguise and another network are refused before torch-fidelity opens them."
+    class Program:
+        def __reduce__(self): return os.mkdir, (str(tmp_path/'was_run'),)
+    torch.save(Program(), tmp_path/'program.pth')
+    torch.save(DigitsFeatures().state_dict(), tmp_path/'other.pth')
+    (tmp_path/'torn.pth').write_bytes(b'PK\x03\x04torn')
+    for path, sentence in [(None, 'No Inception weights are named'), (tmp_path/'no.pth', 'There are no Inception weights'),
+                           (tmp_path/'program.pth', 'cannot be opened safely'), (tmp_path/'torn.pth', 'cannot be opened safely'),
+                           (tmp_path/'other.pth', 'holds no Inception')]:
+        with pytest.raises(ValueError, match=sentence) as e: Extractor(weights=path)
+        assert 'toshas/torch-fidelity' in str(e.value) and '6726825d' in str(e.value) and '\n' not in str(e.value)
+    assert not (tmp_path/'was_run').exists()
+    with pytest.raises(ValueError, match='holds no features of digits'): digits_features(tmp_path/'torn.pth')
+    with pytest.raises(ValueError, match='is none of inception-v3-compat'): Extractor('inception', WEIGHTS)
+
+
+def test_memory_stays_flat(extract):
+    "Ten times as many pictures need no more memory: measured in a process of its own, from a memory map larger than the allowance."
+    code = """
+import numpy as np, resource, sys, torch
+from cfg_lessons.metrics import *
+torch.set_num_threads(1)
+register('digits', digits_features, 1)
+extract = Extractor('digits', sys.argv[1])
+def pictures(n):
+    class Endless:
+        shape, dtype = (n, 1, 8, 8), np.dtype(np.uint8)
+        def __len__(self): return n
+        def __getitem__(self, rows): return np.random.default_rng(rows.start).integers(0, 256, (rows.stop - rows.start, 1, 8, 8), np.uint8)
+    return Endless()
+reference = make_reference(pictures(2000), extract, 'noise', 'none', keep=1000)
+peaks = []
+for n in (10_000, 200_000):
+    evaluate(pictures(n), reference, extract, batch_size=500, keep=1000)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)
+print(peaks[1] - peaks[0])
+"""
+    done = subprocess.run([sys.executable, '-c', code, str(WEIGHTS)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 25, f'{done.stdout} MiB more'  # the features alone would be 49 MiB, the probabilities 15
+
+
+def card(**changes):
+    made = dict(dataset='digits', guidance='classifier-free', w=.1, p_uncond=.1, T=32, sampler='ancestral', mix=.3, seed=0, network='net',
+                checkpoint_sha256='0', command='x')
+    found = dict.fromkeys(metrics.ALIKE, 'a') | dict(fid=1., n=100, dataset='digits')
+    return made | found | changes
+
+
+def test_cards(tmp_path):
+    "A card comes back whole, overwrites only itself, leaves no half file, and refuses unlike company in one sentence."
+    assert read_cards(tmp_path/'nowhere') == []
+    with pytest.raises(ValueError, match='no cards to draw'): curve([], 'fid')
+    for w in (.1, 2.):
+        for s in (0, 1, 2): write_card(tmp_path, card(w=w, seed=s, fid=w + s))
+    write_card(tmp_path, card(w=2., seed=2, fid=4.))
+    assert len(read_cards(tmp_path)) == 6 == len(list(tmp_path.iterdir())) and len(read_cards(tmp_path, w=2.)) == 3
+    c = curve(read_cards(tmp_path), 'fid')
+    assert c.x.tolist() == pytest.approx([.1, 2.]) and c.mean.tolist() == pytest.approx([1.1, 3.]) and c.std.tolist() == [1., 1.] and c.seeds == 3
+    one = read_cards(tmp_path)[0]
+    assert one['machine'] and one['commit'] and one['date'].startswith('20')
+    for k in metrics.ALIKE:
+        with pytest.raises(ValueError, match=f'cannot be compared: {k} is ') as e: check_alike([card(), card(**{k: 'other'})])
+        assert '\n' not in str(e.value)
+    with pytest.raises(ValueError, match='mix cards in which T is 32 and 64'): curve([card(), card(T=64)], 'fid')
+    with pytest.raises(ValueError): write_card(tmp_path, card(fid=float('nan')))
+    with pytest.raises(ValueError, match='lacks mix'): write_card(tmp_path, {k: v for k, v in card().items() if k != 'mix'})
+    assert not list(tmp_path.glob('*.part')) and len(read_cards(tmp_path)) == 6
+    (tmp_path/'torn.json').write_text('{"fid"')
+    with pytest.raises(ValueError, match='torn.json is no card'): read_cards(tmp_path)
+    (tmp_path/'torn.json').write_text('[1]')
+    with pytest.raises(ValueError, match='torn.json lacks'): read_cards(tmp_path)
+
+
+@pytest.mark.parametrize('path', sorted((ROOT/'data'/'results').iterdir()) if (ROOT/'data'/'results').exists() else [], ids=lambda p: p.name)
+def test_stored_cards(path):
+    "Every stored card can be read, has the name that its facts give, and names weights that are stored."
+    hashes = {metrics.sha256(p) for p in (ROOT/'data'/'checkpoints').iterdir()}
+    cards = read_cards(path)
+    assert cards
+    check_alike(cards)
+    for c in cards:
+        assert (path/metrics.card_name(c)).is_file()
+        assert c['commit'] != 'unknown' and not c['commit'].endswith('+changes'), c['commit']
+        if c['dataset'] == 'digits': assert {c['checkpoint_sha256'], c['extractor_sha256']} <= hashes
