@@ -120,7 +120,7 @@ def test_evaluation_does_not_depend_on_batches_or_order(extract, reference, trai
     x, y = digits('test')
     one = evaluate(x, reference, extract, y, batch_size=64)
     for other, label, size in [(x, y, 7), (x[::-1], y[::-1], 100)]:
-        two = evaluate(other, reference, extract, label.copy(), batch_size=size)
+        two = evaluate(other, reference, extract, label, batch_size=size)
         for k in ('fid', 'kid', 'precision', 'recall', 'accuracy', 'is_whole'): assert two[k] == pytest.approx(one[k], rel=1e-5), k
     assert evaluate(train, reference, extract)['fid'] == pytest.approx(0, abs=1e-6)
 
@@ -152,7 +152,7 @@ def test_reference_files(extract, reference, inception, tmp_path):
     "Our references come back, and are read by names that guided-diffusion uses; files of OpenAI's layout are read."
     save_reference(tmp_path/'ours.npz', reference)
     again = load_reference(tmp_path/'ours.npz', extract)
-    assert again[:3] == reference[:3] and all(torch.equal(a, b) for a, b in zip(again[3:6], reference[3:6]))
+    assert again[:3] == reference[:3] and again[6:] == reference[6:] and all(torch.equal(a, b) for a, b in zip(again[3:6], reference[3:6]))
     with np.load(tmp_path/'ours.npz') as f: assert f['mu'].shape == (64,) and f['sigma'].shape == (64, 64)
     x = digits('test')[0]
     np.savez(tmp_path/'VIRTUAL_digits_labeled.npz', arr_0=x.transpose(0, 2, 3, 1), mu=reference.mean, sigma=reference.cov,
@@ -181,7 +181,8 @@ def test_pictures_from_anywhere(extract, reference, tmp_path):
     for kind in ('png', 'jpg'):
         (tmp_path/kind).mkdir()
         for i, image in enumerate(x): Image.fromarray(image[0]).save(tmp_path/kind/f'{i:04}.{kind}')
-    sources = [x, torch.from_numpy(x), open_images(tmp_path/'set')[0], tmp_path/'samples.npz', tmp_path/'png']
+    np.savez_compressed(tmp_path/'packed.npz', arr_0=np.asfortranarray(x.transpose(0, 2, 3, 1)))
+    sources = [x, torch.from_numpy(x), open_images(tmp_path/'set')[0], tmp_path/'set', tmp_path/'samples.npz', tmp_path/'packed.npz', tmp_path/'png']
     found = [evaluate(s, reference, extract) for s in sources]
     for f in found[1:]: assert f['fid'] == pytest.approx(found[0]['fid'], rel=1e-5) and f['files'] == 'lossless'
     lossy = evaluate(tmp_path/'jpg', reference, extract)
@@ -190,15 +191,25 @@ def test_pictures_from_anywhere(extract, reference, tmp_path):
     with pytest.raises(ValueError, match=r'0100b.png is \(1, 9, 9\), earlier'): evaluate(tmp_path/'png', reference, extract)
     (tmp_path/'png'/'0100b.png').write_bytes(b'no picture')
     with pytest.raises(ValueError, match='0100b.png cannot be read as a picture'): evaluate(tmp_path/'png', reference, extract)
+    wide = tmp_path/'png'/'0100b.png'
+    for mode, dtype in [('I;16', np.uint16), ('LA', None)]:
+        image = Image.fromarray(np.full((8, 8), 70*257, dtype)) if dtype else Image.new(mode, (8, 8))
+        image.save(wide)
+        with pytest.raises(ValueError, match='its mode is .*; save it as 8-bit'): evaluate(tmp_path/'png', reference, extract)
+    torn = (tmp_path/'packed.npz').read_bytes()
+    (tmp_path/'torn.npz').write_bytes(torn[:300] + b'nonsense' + torn[308:])
+    with pytest.raises(ValueError, match='cannot be opened'): open_pictures(tmp_path/'torn.npz')
     (tmp_path/'empty').mkdir()
     with pytest.raises(ValueError, match='holds no pictures'): open_pictures(tmp_path/'empty')
-    with pytest.raises(ValueError, match='no folder and no .npz'): open_pictures(tmp_path/'nothing.npz')
+    with pytest.raises(ValueError, match='cannot be opened as a folder of pictures or an .npz'): open_pictures(tmp_path/'nothing.npz')
 
 
 BAD = {'floats': (lambda x: x.float(), 'use to_uint8'), 'signed': (lambda x: x.to(torch.int8), 'use to_uint8'),
        'three channels': (lambda x: x.expand(-1, 3, 8, 8), 'have 3 channels, the extractor wants 1'),
        'not square': (lambda x: x[..., :6], 'give square ones'), 'flat': (lambda x: x[:, 0], 'give square ones'),
        'too few': (lambda x: x[:64], '64 examples are too few for the covariance of 64 features'),
+       'a list': (lambda x: list(x), 'not as list'), 'nothing': (lambda x: None, 'not as NoneType'),
+       'constant': (lambda x: x[5:6].repeat(101, 1, 1, 1), 'the same features'),
        'none': (lambda x: x[:0], '0 examples cannot be cut'), 'five': (lambda x: x[:5], '5 examples cannot be cut into 10 parts'),
        'all the same': (lambda x: x[:1].expand(100, 1, 8, 8), 'the same features')}
 
@@ -209,9 +220,49 @@ def test_bad_pictures_get_one_sentence(name, extract, reference, train):
     assert '\n' not in str(e.value)
 
 
+@pytest.mark.parametrize('more, sentence', [
+    (dict(batch_size=0), 'batch_size is 0'), (dict(keep=3), 'keep 3'), (dict(splits=0), 'cut into 0 parts'), (dict(label=[1, 2]), 'labels (2,)'),
+    (dict(label=np.full(200, 10)), 'one class an example'), (dict(label=np.full(200, .5)), 'one class an example')], ids=str)
+def test_bad_arguments_get_one_sentence(more, sentence, extract, reference, train):
+    with pytest.raises(ValueError) as e: evaluate(train[:200], reference, extract, **more)
+    assert sentence in str(e.value) and '\n' not in str(e.value)
+
+
+def test_references_of_other_pictures_are_told_apart(extract, train):
+    "The same name does not make two references alike, nor does another size pass."
+    x = digits('test')[0]
+    one, other = (make_reference(pictures, extract, 'same', 'same') for pictures in (train, 255 - train))
+    a, b = (card() | evaluate(x, r, extract) for r in (one, other))
+    with pytest.raises(ValueError, match='reference_sha256 is'): check_alike([a, b])
+    fewer = card() | evaluate(x, make_reference(train, extract, 'same', 'same', keep=100), extract)
+    with pytest.raises(ValueError, match='reference_sha256 is'): check_alike([a, fewer])
+    large = make_reference(train.repeat_interleave(2, 2).repeat_interleave(2, 3), extract, 'large', 'doubled')
+    with pytest.raises(ValueError, match='The samples are 1x8x8, the reference 1x16x16'): evaluate(x, large, extract)
+
+
+def test_the_sick_picture_is_named(reference, train):
+    class Sick:
+        name, layer, sha256, channels = *reference.extractor, 1
+        def __init__(self): self.at = 0
+        def __call__(self, images):
+            features = torch.randn(len(images), 64)
+            if self.at <= 150 < self.at + len(images): features[150 - self.at] = torch.nan
+            self.at += len(images)
+            return features, torch.full((len(images), 10), .1)
+    with pytest.raises(ValueError, match='example 150 are not finite'): evaluate(train[:200], reference, Sick(), batch_size=64)
+
+
+def test_far_features_keep_their_digits():
+    "In float32, features around 1,000 would lose their distances; the measures compute in float64."
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(500, 16, generator=g), torch.randn(400, 16, generator=g)
+    assert precision_recall(x + 1024, y + 1024) == pytest.approx(precision_recall((x + 1024).double(), (y + 1024).double()), abs=0)
+    assert metrics.coverage(x + 1024, y + 1024) == metrics.coverage((x + 1024).double(), (y + 1024).double())
+
+
 def test_grey_pictures_are_told_what_inception_wants(inception):
     extract = Extractor(weights=inception, layer='64')
-    reference = metrics.Reference('r', 'none', 9, torch.zeros(64), torch.eye(64), None, (extract.name, extract.layer, extract.sha256))
+    reference = metrics.Reference('r', 'none', 9, torch.zeros(64), torch.eye(64), None, (extract.name, extract.layer, extract.sha256), None, '')
     with pytest.raises(ValueError, match='wants 3. Repeat a grey picture three times'):
         evaluate(torch.zeros(100, 1, 8, 8, dtype=torch.uint8), reference, extract)
 
@@ -226,6 +277,11 @@ def test_bad_features_get_one_sentence(extract, reference):
                         (lambda: frechet_distance(*[torch.randn(3)]*4), 'do not fit'),
                         (lambda: frechet_distance(torch.zeros(2), torch.full((2, 2), torch.nan), torch.zeros(2), torch.eye(2)), 'not finite'),
                         (lambda: inception_score(torch.randn(30, 5)), 'take a softmax'),
+                        (lambda: kernel_distance(torch.randn(9, 2), torch.randn(9, 3)), 'One set has 2 features, the other 3'),
+                        (lambda: frechet_distance(torch.zeros(2), -torch.eye(2), torch.zeros(2), torch.eye(2)), 'negative variance'),
+                        (lambda: metrics.coverage(torch.randn(9, 2), nan[:, :2]), 'example 4'),
+                        (lambda: metrics.total_variation(torch.randn(9, 2), torch.ones(4), 2.), 'the grid is too coarse'),
+                        (lambda: metrics.sliced_wasserstein(torch.randn(9, 2), torch.randn(8, 2)), 'as many of each'),
                         (lambda: ScoreSums(30).add(torch.full((31, 2), .5)), '30 examples were announced'),
                         (lambda: ScoreSums(30).add(torch.full((20, 2), .5)).scores(), 'Only 20 of 30')]:
         with pytest.raises(ValueError, match=sentence) as e: f()
@@ -238,13 +294,21 @@ def test_weights_that_are_no_weights(tmp_path):
         def __reduce__(self): return os.mkdir, (str(tmp_path/'was_run'),)
     torch.save(Program(), tmp_path/'program.pth')
     torch.save(DigitsFeatures().state_dict(), tmp_path/'other.pth')
+    torch.save({'fc.weight': torch.zeros(1008, 2048)}, tmp_path/'part.pth')
+    (tmp_path/'empty.pth').touch()
     (tmp_path/'torn.pth').write_bytes(b'PK\x03\x04torn')
     for path, sentence in [(None, 'No Inception weights are named'), (tmp_path/'no.pth', 'There are no Inception weights'),
                            (tmp_path/'program.pth', 'cannot be opened safely'), (tmp_path/'torn.pth', 'cannot be opened safely'),
-                           (tmp_path/'other.pth', 'holds no Inception')]:
+                           (tmp_path/'other.pth', 'holds no Inception'), (tmp_path/'empty.pth', 'cannot be opened safely')]:
         with pytest.raises(ValueError, match=sentence) as e: Extractor(weights=path)
         assert 'toshas/torch-fidelity' in str(e.value) and '6726825d' in str(e.value) and '\n' not in str(e.value)
+    with pytest.raises(ValueError, match='cannot be made from .*part.pth') as e: Extractor(weights=tmp_path/'part.pth')
+    assert '\n' not in str(e.value)
+    with pytest.raises(ValueError, match="'vgg16' is none of"): Extractor('vgg16', tmp_path/'program.pth', layer='fc2')
     assert not (tmp_path/'was_run').exists()
+    with pytest.raises(ValueError, match='There is no file None'): Extractor('digits')
+    with pytest.raises(ValueError, match='on gpu'): Extractor('digits', WEIGHTS, device='gpu')
+    assert Extractor('digits', WEIGHTS, layer='logits')(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))[0].shape == (2, 10)
     with pytest.raises(ValueError, match='holds no features of digits'): digits_features(tmp_path/'torn.pth')
     with pytest.raises(ValueError, match='is none of inception-v3-compat'): Extractor('inception', WEIGHTS)
 
@@ -298,13 +362,35 @@ def test_cards(tmp_path):
         with pytest.raises(ValueError, match=f'cannot be compared: {k} is ') as e: check_alike([card(), card(**{k: 'other'})])
         assert '\n' not in str(e.value)
     with pytest.raises(ValueError, match='mix cards in which T is 32 and 64'): curve([card(), card(T=64)], 'fid')
-    with pytest.raises(ValueError): write_card(tmp_path, card(fid=float('nan')))
+    with pytest.raises(ValueError, match='fid of the card is nan'): write_card(tmp_path, card(fid=float('nan')))
+    with pytest.raises(ValueError, match='the same w and the same seed'): curve([card(), card(fid=2.)], 'fid')
+    with pytest.raises(ValueError, match='have no kid'): curve([card(kid=None)], 'kid')
+    assert curve(read_cards(tmp_path, nothing=3) or [card()], 'fid').seeds == 1
+    with pytest.raises(OSError, match='cannot be written'): write_card(tmp_path/next(tmp_path.iterdir()).name, card())
     with pytest.raises(ValueError, match='lacks mix'): write_card(tmp_path, {k: v for k, v in card().items() if k != 'mix'})
     assert not list(tmp_path.glob('*.part')) and len(read_cards(tmp_path)) == 6
     (tmp_path/'torn.json').write_text('{"fid"')
     with pytest.raises(ValueError, match='torn.json is no card'): read_cards(tmp_path)
-    (tmp_path/'torn.json').write_text('[1]')
+    with tmp_path.joinpath('torn.json').open('w') as f: f.write('[1]')
     with pytest.raises(ValueError, match='torn.json lacks'): read_cards(tmp_path)
+
+
+def test_cards_of_different_making_never_meet_in_one_file(tmp_path):
+    base = card(w=1)
+    paths = {write_card(tmp_path, base | change) for change in
+             [{}, {'w': 1.}, {'w': torch.tensor(1.)}, {'sampler': 'ddim'}, {'mix': 0.}, {'n': 50}, {'dataset': 'b'}, {'guide_sha256': 'x'}, {'fid': 3.}]}
+    assert len(paths) == 6 and all(p.parent == tmp_path for p in paths)
+    assert write_card(tmp_path, card(network='../evil')).parent == tmp_path
+
+
+def test_cards_written_at_once(tmp_path):
+    "Two processes that write the same cards over and over, and a reader, meet no torn file."
+    code = ("import sys; from cfg_lessons import metrics; metrics.commit = lambda: 'x'; sys.path.insert(0, 'tests'); from test_metrics import card\n"
+            "for i in range(150): metrics.write_card(sys.argv[1], card(seed=i % 3, fid=float(i)))")
+    jobs = [subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    while any(j.poll() is None for j in jobs): read_cards(tmp_path)
+    assert [j.returncode for j in jobs] == [0, 0], jobs[0].stderr.read() + jobs[1].stderr.read()
+    assert len(read_cards(tmp_path)) == 3 == len(list(tmp_path.iterdir()))
 
 
 @pytest.mark.parametrize('path', sorted((ROOT/'data'/'results').iterdir()) if (ROOT/'data'/'results').exists() else [], ids=lambda p: p.name)
