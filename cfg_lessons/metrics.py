@@ -201,7 +201,7 @@ def frechet_distance(
     spread = cov.double().trace() + other_cov.double().trace() - 2*cross
     return max((apart + spread).item(), 0.)  # rounding may leave it below 0 for equal sets
 
-# %% ../nbs/08_metrics.ipynb #f1ff3674
+# %% ../nbs/08_metrics.ipynb #4b17bbb8
 class ScoreSums:
     "The sums that an Inception score needs, gathered batch by batch in float64."
     def __init__(self,
@@ -247,6 +247,7 @@ class ScoreSums:
         mean = p/count[:, None]
         return (plogp/count - torch.xlogy(mean, mean).sum(1)).exp()
 
+# %% ../nbs/08_metrics.ipynb #5e3aa831
 def inception_score(
     p,  # probabilities of the classes, (N, C)
     splits=10,  # number of parts
@@ -436,7 +437,7 @@ class Extractor:
         found = dict(zip(self.layers, self.net(torch.as_tensor(images).to(self.device))))
         return found[self.layer].cpu(), found[self.logits].cpu().double().softmax(1)
 
-# %% ../nbs/08_metrics.ipynb #c9bedbf5
+# %% ../nbs/08_metrics.ipynb #1a57f7a9
 class PictureFiles:
     "The pictures of a folder in the order of their names, read when they are sliced."
     def __init__(self,
@@ -470,6 +471,7 @@ class PictureFiles:
             raise ValueError(f'{path} is {pixels.shape}, earlier pictures are {self.shape[1:]}.')
         return pixels
 
+# %% ../nbs/08_metrics.ipynb #8bb4f3af
 def open_pictures(
     source,  # bytes (N, C, H, W), or a folder or .npz: see the docstring
 ):
@@ -491,7 +493,7 @@ def open_pictures(
         raise ValueError(f'{source} cannot be opened as a folder of pictures or an .npz with '
                          f'arr_0: {e}.') from None
 
-# %% ../nbs/08_metrics.ipynb #66bfbe51
+# %% ../nbs/08_metrics.ipynb #a38d1150
 class Measured(NamedTuple):
     "What one pass over a set of pictures gathers."
     moments: Moments
@@ -500,6 +502,7 @@ class Measured(NamedTuple):
     accuracy: float | None  # share named as asked; None if no labels were given
     sha256: str  # of all bytes of the pictures, in their order, and of `keep` if it cut
 
+# %% ../nbs/08_metrics.ipynb #8a67aa3b
 def measure(
     images,  # pictures, as `open_pictures` returns them
     extract,  # an `Extractor`
@@ -534,7 +537,7 @@ def measure(
     accuracy = None if label is None else right/n
     return Measured(moments, scores, torch.cat(kept), accuracy, digest.hexdigest())
 
-# %% ../nbs/08_metrics.ipynb #b6b1f6d0
+# %% ../nbs/08_metrics.ipynb #6129ed54
 class Reference(NamedTuple):
     "What samples are compared with; make one with `make_reference` or `load_reference`."
     name: str  # of the real pictures, e.g. "digits-train"
@@ -561,6 +564,7 @@ def make_reference(
     size = 'x'.join(map(str, images.shape[1:]))
     return Reference(name, preparation, m.n, m.mean, m.cov, seen.features, of, size, seen.sha256)
 
+# %% ../nbs/08_metrics.ipynb #a973b6e2
 @contextmanager
 def whole_file(
     path,  # where to; folders are made
@@ -582,7 +586,7 @@ def whole_file(
         raise OSError(f'{path} could not be written ({e}); what was there is unchanged.') from None
     finally: Path(part.name).unlink(missing_ok=True)
 
-# %% ../nbs/08_metrics.ipynb #6a68d5eb
+# %% ../nbs/08_metrics.ipynb #7b3c0a04
 def save_reference(
     path,  # an .npz file
     reference,  # a `Reference`
@@ -595,6 +599,7 @@ def save_reference(
     notes = json.dumps(facts)
     with whole_file(path) as f: np.savez(f, notes=notes, **arrays)
 
+# %% ../nbs/08_metrics.ipynb #510f9408
 def load_reference(
     path,  # written by `save_reference`, or one of OpenAI's VIRTUAL_*.npz
     extract,  # the `Extractor` that samples will be measured with
