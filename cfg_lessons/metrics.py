@@ -201,7 +201,7 @@ def frechet_distance(
     spread = cov.double().trace() + other_cov.double().trace() - 2*cross
     return max((apart + spread).item(), 0.)  # rounding may leave it below 0 for equal sets
 
-# %% ../nbs/08_metrics.ipynb #4b17bbb8
+# %% ../nbs/08_metrics.ipynb #22bf0c2e
 class ScoreSums:
     "The sums that an Inception score needs, gathered batch by batch in float64."
     def __init__(self,
@@ -212,11 +212,11 @@ class ScoreSums:
         if not 1 <= splits <= n:
             raise ValueError(f'{n} examples cannot be cut into {splits} parts.')
         order = np.arange(n) if seed is None else np.random.RandomState(seed).permutation(n)
-        part = np.empty(n, np.int64)
         ends = [(i + 1)*n//splits for i in range(splits)]
-        part[order] = np.searchsorted(ends, np.arange(n), 'right')
-        self.part, self.at, self.p, self.plogp = torch.from_numpy(part), 0, None, 0
+        part = np.searchsorted(ends, np.arange(n), 'right')[np.argsort(order)]
+        self.part, self.at, self.p = torch.from_numpy(part), 0, None
         self.count = torch.bincount(self.part).double()
+        self.plogp = torch.zeros_like(self.count)
 
     def add(self,
         p,  # probabilities of the classes, (B, C), the next B examples
@@ -227,13 +227,12 @@ class ScoreSums:
             raise ValueError('The rows are no probabilities; take a softmax of the logits first.')
         part = self.part[self.at:self.at + len(p)]
         if len(part) < len(p): raise ValueError(f'{len(self.part)} examples were announced.')
-        if self.p is not None and self.p.shape[1] != p.shape[1]:
+        if self.p is None: self.p = self.plogp.new_zeros(len(self.count), p.shape[1])
+        if self.p.shape[1] != p.shape[1]:
             raise ValueError(f'These are {p.shape[1]} classes; earlier: {self.p.shape[1]}.')
         self.at += len(p)
-        zeros = torch.zeros(len(self.count), p.shape[1], dtype=torch.float64)
-        self.p = zeros.index_add(0, part, p) if self.p is None else self.p.index_add(0, part, p)
-        own = torch.zeros(len(self.count), dtype=torch.float64)
-        self.plogp = self.plogp + own.index_add(0, part, torch.xlogy(p, p).sum(1))
+        self.p.index_add_(0, part, p)
+        self.plogp.index_add_(0, part, torch.xlogy(p, p).sum(1))
         return self
 
     def scores(self,
