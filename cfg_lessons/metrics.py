@@ -201,7 +201,7 @@ def frechet_distance(
     spread = cov.double().trace() + other_cov.double().trace() - 2*cross
     return max((apart + spread).item(), 0.)  # rounding may leave it below 0 for equal sets
 
-# %% ../nbs/08_metrics.ipynb #22bf0c2e
+# %% ../nbs/08_metrics.ipynb #828433d0
 class ScoreSums:
     "The sums that an Inception score needs, gathered batch by batch in float64."
     def __init__(self,
@@ -215,8 +215,7 @@ class ScoreSums:
         ends = [(i + 1)*n//splits for i in range(splits)]
         part = np.searchsorted(ends, np.arange(n), 'right')[np.argsort(order)]
         self.part, self.at, self.p = torch.from_numpy(part), 0, None
-        self.count = torch.bincount(self.part).double()
-        self.plogp = torch.zeros_like(self.count)
+        self.plogp = torch.zeros(splits, dtype=torch.float64)
 
     def add(self,
         p,  # probabilities of the classes, (B, C), the next B examples
@@ -227,7 +226,7 @@ class ScoreSums:
             raise ValueError('The rows are no probabilities; take a softmax of the logits first.')
         part = self.part[self.at:self.at + len(p)]
         if len(part) < len(p): raise ValueError(f'{len(self.part)} examples were announced.')
-        if self.p is None: self.p = self.plogp.new_zeros(len(self.count), p.shape[1])
+        if self.p is None: self.p = self.plogp.new_zeros(len(self.plogp), p.shape[1])
         if self.p.shape[1] != p.shape[1]:
             raise ValueError(f'These are {p.shape[1]} classes; earlier: {self.p.shape[1]}.')
         self.at += len(p)
@@ -239,9 +238,8 @@ class ScoreSums:
         together=False,  # all examples as one part
     ):
         "The score of each part, (splits,), or of all together, (1,). Raises ValueError."
-        if self.at < len(self.part):
-            raise ValueError(f'Only {self.at} of {len(self.part)} examples came.')
-        sums = (self.count, self.p, self.plogp)
+        if self.at < len(self.part): raise ValueError(f'Only {self.at} of {len(self.part)} came.')
+        sums = (torch.bincount(self.part).double(), self.p, self.plogp)
         count, p, plogp = (t.sum(0, keepdim=True) for t in sums) if together else sums
         mean = p/count[:, None]
         return (plogp/count - torch.xlogy(mean, mean).sum(1)).exp()
