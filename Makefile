@@ -45,7 +45,7 @@ outputs: $(READY)  ## run every chapter in the quick profile and store its outpu
 		pathlib.Path('data/guidance.png').write_bytes(base64.b64decode(re.search(r'image/png;base64,([^\\\\\"]+)', text)[1]))"
 
 checkpoints: $(READY)  ## train the stored digits networks again (about three quarters of an hour on two cores)
-	@$(TEST_ENV) OMP_NUM_THREADS=2 $(BIN)/nbdev-test --flags slow --cell-timeout 7200 nbs/08_metrics.ipynb
+	@$(TEST_ENV) $(BIN)/nbdev-test --flags slow --cell-timeout 7200 nbs/08_metrics.ipynb
 	@$(TEST_ENV) OMP_NUM_THREADS=2 $(BIN)/nbdev-test --flags slow --cell-timeout 7200 nbs/11_digits.ipynb
 
 results: $(READY)  ## make the metric cards of the digits that are not stored yet (an hour or two on two cores)
