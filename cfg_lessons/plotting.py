@@ -224,7 +224,7 @@ class Table:
 
     def __repr__(self): return '\n'.join('  '.join(line) for line in [self.header, *self.rows])
 
-# %% ../nbs/90_plotting.ipynb #772301d1
+# %% ../nbs/90_plotting.ipynb #b23cc716
 def trade_off(
     groups,  # name -> (w, fid, score, std of fid, std of score), each (K,)
     fid='FID',  # what to call the distance
@@ -246,7 +246,7 @@ def trade_off(
         ax.set_xscale('function', functions=(lambda w: np.sqrt(np.maximum(w, 0)), np.square))
         ax.set(xlabel='w (stretched near 0)', xticks=(0, .1, .3, .5, 1, 2, 3, 4))
         ax.set_xticklabels(['0', '.1', '.3', '.5', '1', '2', '3', '4'])
-    axes[2].set(xlabel=score)
+    axes[2].set(xlabel=score, ylabel=fid)
     axes[0].legend(fontsize=8.5)
     return fig
 
