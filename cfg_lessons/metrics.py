@@ -628,7 +628,7 @@ def load_reference(
     return reference._replace(features=measure(images, extract, splits=1).features,
                               size='x'.join(map(str, images.shape[1:])))
 
-# %% ../nbs/08_metrics.ipynb #76a5b9ad
+# %% ../nbs/08_metrics.ipynb #19a78263
 def evaluate(
     images,  # samples, or where they are: see `open_pictures`
     reference,  # a `Reference`
@@ -640,7 +640,10 @@ def evaluate(
 ):
     """The numbers of this chapter and how they were measured: a dict, the measured half of a card.
 
-    Raises ValueError, in one sentence, for samples that cannot be measured or compared."""
+    The batch size changes no number by more than the extractor's rounding, about 1e-5 of it. The
+    order of the pictures matters to the score's parts, and if there are more than `keep`, to which
+    are kept; to nothing else. Raises ValueError, in one sentence, for samples that cannot be
+    measured or compared."""
     start, images = time.perf_counter(), open_pictures(images)
     check_bytes(images, extract.channels)
     if (extract.name, extract.layer, extract.sha256) != reference.extractor:
