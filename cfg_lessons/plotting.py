@@ -224,24 +224,24 @@ class Table:
 
     def __repr__(self): return '\n'.join('  '.join(line) for line in [self.header, *self.rows])
 
-# %% ../nbs/90_plotting.ipynb #b23cc716
+# %% ../nbs/90_plotting.ipynb #8aba671b
 def trade_off(
     groups,  # name -> (w, fid, score, std of fid, std of score), each (K,)
     fid='FID',  # what to call the distance
     score='Inception score',  # what to call the score
 ):
-    "Distance against w, score against w, distance against score: a line for each group. A figure."
+    "Distance against w, score against w, the one against the other: a line a group. A figure."
     fig, axes = panels(3, size=(3.1, 2.8))
     for i, (name, columns) in enumerate(groups.items()):
         w, d, s, d_std, s_std = (np.asarray(c, float) for c in columns)
         look = dict(marker=MARKERS[i], color=PALETTE[i], ms=4, lw=1.3, capsize=2)
         axes[0].errorbar(w, d, d_std, label=name, **look)
         axes[1].errorbar(w, s, s_std, **look)
-        axes[2].errorbar(s, d, d_std, s_std, **look)
+        axes[2].plot(s, d, marker=MARKERS[i], color=PALETTE[i], ms=4, lw=1.3)
         best = d.argmin()
         for ax, x in zip(axes[[0, 2]], (w[best], s[best])):
             ax.plot(x, d[best], 'o', ms=11, mfc='none', color=PALETTE[i])
-    for ax, title in zip(axes, (fid, score, f'{fid} against {score}')): ax.set_title(title)
+    for ax, title in zip(axes, (fid, score, 'the one against the other')): ax.set_title(title)
     for ax in axes[:2]:
         ax.set_xscale('function', functions=(lambda w: np.sqrt(np.maximum(w, 0)), np.square))
         ax.set(xlabel='w (stretched near 0)', xticks=(0, .1, .3, .5, 1, 2, 3, 4))
