@@ -119,6 +119,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'cfg_lessons.metrics.register': ('metrics.html#register', 'cfg_lessons/metrics.py'),
                                      'cfg_lessons.metrics.save_reference': ('metrics.html#save_reference', 'cfg_lessons/metrics.py'),
                                      'cfg_lessons.metrics.sha256': ('metrics.html#sha256', 'cfg_lessons/metrics.py'),
+                                     'cfg_lessons.metrics.size_of': ('metrics.html#size_of', 'cfg_lessons/metrics.py'),
                                      'cfg_lessons.metrics.sliced_wasserstein': ( 'metrics.html#sliced_wasserstein',
                                                                                  'cfg_lessons/metrics.py'),
                                      'cfg_lessons.metrics.total_variation': ('metrics.html#total_variation', 'cfg_lessons/metrics.py'),

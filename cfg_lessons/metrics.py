@@ -6,7 +6,7 @@
 __all__ = ['INCEPTION', 'WHERE', 'MADE', 'ALIKE', 'FOUND', 'check_features', 'check_pair', 'cell_masses', 'total_variation',
            'sliced_wasserstein', 'class_accuracy', 'radii', 'coverage', 'Moments', 'frechet_distance', 'ScoreSums',
            'inception_score', 'inside', 'precision_recall', 'kernel_distance', 'DigitsFeatures', 'sha256',
-           'fidelity_register', 'check_weights', 'register', 'digits_features', 'check_bytes', 'Extractor',
+           'fidelity_register', 'check_weights', 'register', 'digits_features', 'check_bytes', 'size_of', 'Extractor',
            'PictureFiles', 'open_pictures', 'Measured', 'measure', 'Reference', 'make_reference', 'whole_file',
            'save_reference', 'load_reference', 'evaluate', 'machine', 'commit', 'write_card', 'card_name', 'read_cards',
            'check_alike', 'Curve', 'curve']
@@ -374,7 +374,7 @@ def digits_features(
         raise ValueError(f'{path} holds no features of digits ({reason}).') from None
     return net
 
-# %% ../nbs/08_metrics.ipynb #1db3e991
+# %% ../nbs/08_metrics.ipynb #2c7c39bf
 def check_bytes(
     images,  # what is said to be pictures
     channels,  # how many the extractor wants
@@ -392,7 +392,13 @@ def check_bytes(
         raise ValueError(f'The pictures have {shape[1]} channels, the extractor wants '
                          f'{channels}.{cure}')
 
-# %% ../nbs/08_metrics.ipynb #a6ee641e
+def size_of(
+    images,  # pictures, (N, C, H, W)
+):
+    "Channels, height and width of each, as text such as 3x64x64."
+    return 'x'.join(map(str, images.shape[1:]))
+
+# %% ../nbs/08_metrics.ipynb #b65dfbdf
 class Extractor:
     "A feature extractor of torch-fidelity, with its weights: features and logits of bytes."
     def __init__(self,
@@ -411,7 +417,8 @@ class Extractor:
         if self.layer not in kind.get_provided_features_list():
             raise ValueError(f'{name} has no features {layer!r}; it has '
                              f'{", ".join(kind.get_provided_features_list())}.')
-        self.name, self.sha256, self.device = name, sha256(weights), device
+        self.device = device
+        self.identity = (name, self.layer, sha256(weights))  # what two measurements must share
         self.logits = kind.get_default_feature_layer_for_metric('isc')
         self.layers = list(dict.fromkeys([self.layer, self.logits]))
         self.channels = getattr(kind, 'channels', 3)
@@ -534,7 +541,7 @@ def measure(
     accuracy = None if label is None else right/n
     return Measured(moments, scores, torch.cat(kept), accuracy, digest.hexdigest())
 
-# %% ../nbs/08_metrics.ipynb #6129ed54
+# %% ../nbs/08_metrics.ipynb #7db26728
 class Reference(NamedTuple):
     "What samples are compared with; make one with `make_reference` or `load_reference`."
     name: str  # of the real pictures, e.g. "digits-train"
@@ -557,9 +564,9 @@ def make_reference(
     "The `Reference` of a set of real pictures. Raises ValueError, in one sentence."
     images = open_pictures(images)
     seen = measure(images, extract, keep=keep, splits=1)
-    m, of = seen.moments, (extract.name, extract.layer, extract.sha256)
-    size = 'x'.join(map(str, images.shape[1:]))
-    return Reference(name, preparation, m.n, m.mean, m.cov, seen.features, of, size, seen.sha256)
+    m = seen.moments
+    return Reference(name, preparation, m.n, m.mean, m.cov, seen.features, extract.identity,
+                     size_of(images), seen.sha256)
 
 # %% ../nbs/08_metrics.ipynb #a973b6e2
 @contextmanager
@@ -596,14 +603,13 @@ def save_reference(
     notes = json.dumps(facts)
     with whole_file(path) as f: np.savez(f, notes=notes, **arrays)
 
-# %% ../nbs/08_metrics.ipynb #510f9408
+# %% ../nbs/08_metrics.ipynb #4523942b
 def load_reference(
     path,  # written by `save_reference`, or one of OpenAI's VIRTUAL_*.npz
     extract,  # the `Extractor` that samples will be measured with
     preparation='as guided-diffusion prepares it',  # of a file that does not say
 ):
     "A `Reference`. Raises ValueError for a file that is none, or was made with another extractor."
-    of = (extract.name, extract.layer, extract.sha256)
     try:
         with np.load(path) as f:
             mean, cov = (torch.from_numpy(f[k]).double() for k in ('mu', 'sigma'))
@@ -611,8 +617,8 @@ def load_reference(
             features = torch.from_numpy(f['features']) if 'features' in f else None
             pictured = facts is None and 'arr_0' in f
         if facts is None:
-            facts = dict(name=Path(path).stem, preparation=preparation, n=None, extractor=of,
-                         size=None, sha256=sha256(path))
+            facts = dict(name=Path(path).stem, preparation=preparation, n=None, size=None,
+                         extractor=extract.identity, sha256=sha256(path))
         facts['extractor'] = tuple(facts['extractor'])
         reference = Reference(mean=mean, cov=cov, features=features, **facts)
     except Exception as e:  # a damaged archive may raise anything
@@ -620,15 +626,15 @@ def load_reference(
     if cov.shape != mean.shape*2 or not (mean.isfinite().all() and cov.isfinite().all()):
         raise ValueError(f'{path} is no reference file: mu {tuple(mean.shape)} and sigma '
                          f'{tuple(cov.shape)} do not fit or are not finite.')
-    if reference.extractor != of:
+    if reference.extractor != extract.identity:
         raise ValueError(f'{path} was made with another extractor, layer or weights; '
                          'make it again.')
     if not pictured: return reference
     images = open_pictures(path)
     return reference._replace(features=measure(images, extract, splits=1).features,
-                              size='x'.join(map(str, images.shape[1:])))
+                              size=size_of(images))
 
-# %% ../nbs/08_metrics.ipynb #19a78263
+# %% ../nbs/08_metrics.ipynb #b031ed1a
 def evaluate(
     images,  # samples, or where they are: see `open_pictures`
     reference,  # a `Reference`
@@ -646,10 +652,10 @@ def evaluate(
     measured or compared."""
     start, images = time.perf_counter(), open_pictures(images)
     check_bytes(images, extract.channels)
-    if (extract.name, extract.layer, extract.sha256) != reference.extractor:
+    if extract.identity != reference.extractor:
         raise ValueError(f'The reference {reference.name} was made with another extractor; '
                          'make it again.')
-    size = 'x'.join(map(str, images.shape[1:]))
+    size = size_of(images)
     if reference.size not in (size, None):
         raise ValueError(f'The samples are {size}, the reference {reference.size}; '
                          'give pictures of one size.')
@@ -657,8 +663,8 @@ def evaluate(
     scores, real = seen.scores.scores(), reference.features
     fid = frechet_distance(seen.moments.mean, seen.moments.cov, reference.mean, reference.cov)
     precision, recall = (None, None) if real is None else precision_recall(real, seen.features)
-    resize = 'none'
-    if extract.name == INCEPTION: resize = 'to 299 as TensorFlow 1 does, by torch-fidelity'
+    name, layer, weights = extract.identity
+    resize = 'none' if name != INCEPTION else 'to 299 as TensorFlow 1 does, by torch-fidelity'
     return dict(fid=fid, is_mean=scores.mean().item(), is_std=scores.std(correction=0).item(),
                 is_whole=seen.scores.scores(together=True).item(),
                 kid=None if real is None else kernel_distance(seen.features, real),
@@ -667,7 +673,7 @@ def evaluate(
                 files=getattr(images, 'files', 'lossless'),
                 reference=reference.name, preparation=reference.preparation,
                 reference_n=reference.n, reference_sha256=reference.sha256,
-                extractor=extract.name, layer=extract.layer, extractor_sha256=extract.sha256,
+                extractor=name, layer=layer, extractor_sha256=weights,
                 seconds=round(time.perf_counter() - start, 2))
 
 # %% ../nbs/08_metrics.ipynb #46b66f18
@@ -746,7 +752,7 @@ def read_cards(
         if all(card.get(k) == v for k, v in wanted.items()): cards.append(card)
     return cards
 
-# %% ../nbs/08_metrics.ipynb #8d319f6e
+# %% ../nbs/08_metrics.ipynb #646b10fc
 def check_alike(
     cards,  # cards to be compared
 ):
@@ -772,8 +778,8 @@ def curve(
     cards = list(cards)
     if not cards: raise ValueError('There are no cards to draw; has the experiment been run?')
     check_alike(cards)
-    for k in set(MADE) - {x, 'seed', 'command'}:
-        values = sorted({repr(c[k]) for c in cards})
+    for k in sorted({k for c in cards for k in c} - {*FOUND, x, 'seed'}):
+        values = sorted({repr(c.get(k)) for c in cards})
         if len(values) > 1:
             raise ValueError(f'One curve would mix cards in which {k} is {" and ".join(values)}.')
     if any(c.get(k) is None for c in cards for k in (x, y)):

@@ -242,7 +242,7 @@ def test_references_of_other_pictures_are_told_apart(extract, train):
 
 def test_the_sick_picture_is_named(reference, train):
     class Sick:
-        name, layer, sha256, channels = *reference.extractor, 1
+        identity, channels = reference.extractor, 1
         def __init__(self): self.at = 0
         def __call__(self, images):
             features = torch.randn(len(images), 64)
@@ -262,7 +262,7 @@ def test_far_features_keep_their_digits():
 
 def test_grey_pictures_are_told_what_inception_wants(inception):
     extract = Extractor(weights=inception, layer='64')
-    reference = metrics.Reference('r', 'none', 9, torch.zeros(64), torch.eye(64), None, (extract.name, extract.layer, extract.sha256), None, '')
+    reference = metrics.Reference('r', 'none', 9, torch.zeros(64), torch.eye(64), None, extract.identity, None, '')
     with pytest.raises(ValueError, match='wants 3. Repeat a grey picture three times'):
         evaluate(torch.zeros(100, 1, 8, 8, dtype=torch.uint8), reference, extract)
 
@@ -363,6 +363,7 @@ def test_cards(tmp_path):
         assert '\n' not in str(e.value)
     with pytest.raises(ValueError, match='mix cards in which T is 32 and 64'): curve([card(), card(T=64)], 'fid')
     with pytest.raises(ValueError, match='fid of the card is nan'): write_card(tmp_path, card(fid=float('nan')))
+    with pytest.raises(ValueError, match="guide_sha256 is 'a' and 'b'"): curve([card(w=w, guide_sha256=g) for w, g in [(1., 'a'), (2., 'b')]], 'fid')
     with pytest.raises(ValueError, match='the same w and the same seed'): curve([card(), card(fid=2.)], 'fid')
     with pytest.raises(ValueError, match='have no kid'): curve([card(kid=None)], 'kid')
     assert curve(read_cards(tmp_path, nothing=3) or [card()], 'fid').seeds == 1
