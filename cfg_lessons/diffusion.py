@@ -133,21 +133,24 @@ def score(
     section 2)."""
     return -eps/alpha_sigma(logsnr, eps)[1]
 
-# %% ../nbs/01_diffusion.ipynb #0cc81e04
+# %% ../nbs/01_diffusion.ipynb #5381dd3c
 NULL = -1  # the label of no class
 
 def check_label(
     label,  # classes or NULL, (B,) whole numbers
     like,  # a tensor with the batch as its first axis, (B, ...)
     num_classes,  # classes are 0 .. num_classes - 1
+    null=True,  # whether NULL may stand among them
 ):
     "Raise ValueError, in one sentence, if a label has a wrong shape, type or value."
     if label.shape != like.shape[:1] or label.dtype not in (torch.int64, torch.int32):
         raise ValueError(f'label is {label.dtype} of shape {tuple(label.shape)} for a batch of '
                          f'{tuple(like.shape)}; give one whole number (int64) an example.')
-    fits = ((label >= 0) & (label < num_classes) | (label == NULL)).all()
-    message = (f'a label lies outside 0 to {num_classes - 1} and is not NULL (-1)' if num_classes
-               else 'this denoiser knows no classes, so every label must be NULL (-1)')
-    if label.is_cuda: torch._assert_async(fits, message)
+    known, range_ = (label >= 0) & (label < num_classes), f'0 to {num_classes - 1}'
+    fits = (known | (label == NULL) if null else known).all()
+    message = ('this denoiser knows no classes, so every label must be NULL (-1)' if not num_classes
+               else f'a label lies outside {range_} and is not NULL (-1)' if null
+               else f'a label lies outside {range_}, and this denoiser has no row for NULL (-1)')
+    if label.is_cuda or torch.compiler.is_compiling(): torch._assert_async(fits, message)
     elif not fits:
         raise ValueError(f'{message}: found {label.min().item()} to {label.max().item()}.')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['drop_label', 'unweighted', 'denoising_loss', 'train', 'mixed_seed', 'warmup', 'EMA', 'velocity_weight',
-           'sigmoid_weight', 'save', 'misfit', 'load']
+           'sigmoid_weight', 'save', 'weights', 'misfit', 'load', 'read_safetensors', 'read_pt']
 
 # %% ../nbs/05_training.ipynb #c99f791f
 import copy
@@ -140,30 +140,41 @@ def sigmoid_weight(
     2024)."""
     return (bias - logsnr).sigmoid()
 
-# %% ../nbs/05_training.ipynb #4a0a31a4
+# %% ../nbs/05_training.ipynb #c1a25027
 def save(
     path,  # where to; folders are made
     net,  # the network
     **notes,  # what made it, e.g. command='...', seed=0; kept as text in the file
 ):
     """Write the weights as safetensors, whole or not at all: a temporary file, flushed to disk,
-    then renamed."""
+    then renamed.
+
+    A path that ends in .pt gets PyTorch's format, arrays only, which has no room for notes."""
     path = Path(path)
+    if path.suffix == '.pt' and notes:
+        raise ValueError(f'{path.name} cannot hold notes; leave them out, or save as .safetensors.')
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in net.state_dict().items()}
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in weights(net).items()}
     partial_file = path.with_name(f'{path.name}.{uuid.uuid4().hex}.part')
     try:
         notes = {name: str(value) for name, value in notes.items()}
-        safetensors.torch.save_file(tensors, partial_file, metadata=notes)
+        if path.suffix == '.pt': torch.save(tensors, partial_file)
+        else: safetensors.torch.save_file(tensors, partial_file, metadata=notes)
         with open(partial_file, 'rb') as f: os.fsync(f.fileno())
         partial_file.chmod(0o644)
         partial_file.replace(path)
-    except (OSError, SafetensorError) as e:
+    except (OSError, RuntimeError, SafetensorError) as e:
         raise OSError(f'{path} could not be written ({e}); what was there before is '
                       'unchanged.') from None
     finally: partial_file.unlink(missing_ok=True)
 
-# %% ../nbs/05_training.ipynb #ca87cc4a
+def weights(
+    net,  # a network, compiled or not
+):
+    "Its state dict, name -> tensor, under the names that it has without `torch.compile`."
+    return {name.replace('_orig_mod.', ''): t for name, t in net.state_dict().items()}
+
+# %% ../nbs/05_training.ipynb #dcc32ddd
 def misfit(
     have,  # name -> (shape, kind of number), of the file
     want,  # name -> (shape, kind of number), of the network
@@ -177,7 +188,7 @@ def misfit(
         return '; '.join(differ[:5]) + (f'; and {len(differ) - 5} more' if len(differ) > 5 else '')
 
 def load(
-    path,  # a file written by `save`
+    path,  # a file written by `save`, or a state dict (.pt) of somebody else
     net,  # a network of the same architecture; its weights are replaced
 ):
     """Read weights into `net` and return the notes, a dict of strings.
@@ -187,15 +198,36 @@ def load(
     if not Path(path).is_file(): raise FileNotFoundError(f'There is no checkpoint {path}.')
     if not os.access(path, os.R_OK):
         raise ValueError(f'{path} may not be read by this user; change its permissions.')
+    tensors, notes = read_pt(path) if Path(path).suffix == '.pt' else read_safetensors(path)
+    kind = lambda t: (tuple(t.shape), 'floating' if t.is_floating_point() else 'whole')
+    mine = weights(net)
+    wrong = misfit(*({k: kind(v) for k, v in d.items()} for d in (tensors, mine)))
+    if wrong: raise ValueError(f'{path} belongs to another network: {wrong}.')
+    with torch.no_grad():
+        for name, tensor in mine.items(): tensor.copy_(tensors[name])
+    return notes
+
+# %% ../nbs/05_training.ipynb #e8cff01a
+def read_safetensors(
+    path,  # a safetensors file
+):
+    "Its arrays, name -> tensor, and its notes. Raises ValueError for any other file."
     try:
         with safe_open(path, 'pt') as f:
-            notes = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}
+            return {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except (SafetensorError, OSError) as e:
         raise ValueError(f'{path} is damaged or no safetensors file ({e}); copy or make it '
                          'again.') from None
-    kind = lambda t: (tuple(t.shape), 'floating' if t.is_floating_point() else 'whole')
-    wrong = misfit(*({k: kind(v) for k, v in d.items()} for d in (tensors, net.state_dict())))
-    if wrong: raise ValueError(f'{path} belongs to another network: {wrong}.')
-    net.load_state_dict(tensors)
-    return notes
+
+def read_pt(
+    path,  # a file that `torch.save` wrote, with nothing in it but a dict of tensors
+):
+    "Its arrays, name -> tensor, and no notes. Raises ValueError for any other file; runs no code."
+    try: tensors = torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as e:  # there are a dozen kinds for files that are not what they should be
+        raise ValueError(f'{path} is damaged, or holds more than arrays '
+                         f'({str(e).strip().splitlines()[0][:100]}); it was not opened.') from None
+    if not isinstance(tensors, dict) or not all(torch.is_tensor(t) for t in tensors.values()):
+        raise ValueError(f'{path} is no state dict, that is, tensors by their names; if it is one '
+                         'part of a larger file, save that part alone.')
+    return tensors, {}
