@@ -105,7 +105,7 @@ def newest(
     if not cards: raise ValueError(f'{folder} has no card of the bench {bench} {wanted or ""}.')
     return max(cards, key=lambda c: c['date'])
 
-# %% ../nbs/94_bench.ipynb #3455f888
+# %% ../nbs/94_bench.ipynb #2439568c
 def checkout(
     path,  # folder of a checkout of openai/guided-diffusion
 ):
@@ -135,7 +135,8 @@ def in_diffusers(
     c,  # a UNetConfig with scale and shift, and heads by width
 ):
     "The network of this shape in diffusers: net(z, step, label).sample."
-    from diffusers import UNet2DModel
+    from diffusers import UNet2DModel, logging
+    logging.set_verbosity_error()
     looks = [c.side//2**i in c.attention for i in range(len(c.mults))]
     down = ['AttnDownBlock2D' if look else 'ResnetDownsampleBlock2D' for look in looks]
     up = ['AttnUpBlock2D' if look else 'ResnetUpsampleBlock2D' for look in reversed(looks)]
@@ -621,7 +622,7 @@ def facts_of(
         raise ValueError("samplers needs the others to compare with: pip install '.[bench]'.")
     return [cpu_bench(bench, module, asked.repeats, asked.compiled)]
 
-# %% ../nbs/94_bench.ipynb #6f8268ca
+# %% ../nbs/94_bench.ipynb #de3e2aef
 def main(
     words=None,  # arguments of the command; None takes those of the program
 ):
@@ -646,4 +647,4 @@ def main(
         return 1
     return 0
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())  # not in a notebook

@@ -43,8 +43,9 @@ def html(cell):
 def imports(text):
     "Imports anywhere in a module's text: (modules of the book, third-party packages at its top, those inside functions)."
     tree, names = ast.parse(text), set()
+    late = {n for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.Lambda)) for n in ast.walk(f)}
     for node in ast.walk(tree):
-        inside = any(node is n for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.Lambda)) for n in ast.walk(f))
+        inside = node in late
         if isinstance(node, ast.ImportFrom) and node.level: found = [f'cfg_lessons.{node.module or ""}'.rstrip('.')]
         elif isinstance(node, ast.ImportFrom): found = [node.module]
         elif isinstance(node, ast.Import): found = [a.name for a in node.names]
