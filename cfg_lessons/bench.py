@@ -291,7 +291,7 @@ def training_step(
         return loss.detach()
     return step
 
-# %% ../nbs/94_bench.ipynb #91e687a5
+# %% ../nbs/94_bench.ipynb #89bab6fa
 def training_cases(
     config,  # a UNetConfig with a row for NULL
     batch,  # pictures a step
@@ -307,6 +307,7 @@ def training_cases(
         for words, dtype, layout in ways()[:1] if who == 'guided-diffusion' else ways():
             net = make().to(device=device, memory_format=layout)
             asked = partial(ask, net) if dtype == torch.float32 else in_bf16(partial(ask, net))
+            words = words.replace('bfloat16', 'autocast')
             cases[f'{who}, {words}'] = training_step(asked, net, x.to(memory_format=layout), label,
                                                      fused=who != 'guided-diffusion')
     if compiled:
@@ -352,7 +353,7 @@ def lucidrains_sampler(
     theirs = GaussianDiffusion(net, image_size=z.shape[2], sampling_timesteps=steps)
     return lambda: theirs.ddim_sample(tuple(z.shape))
 
-# %% ../nbs/94_bench.ipynb #15bdb906
+# %% ../nbs/94_bench.ipynb #430dd145
 def sampler_cases(
     batch=64,  # pictures of 8 x 8
     steps=50,  # steps of every sampler
@@ -363,7 +364,8 @@ def sampler_cases(
     if in_reach('diffusers'):
         import diffusers
         for name in ('DDIM', 'DDPM', 'EulerDiscrete', 'DPMSolverMultistep'):
-            scheduler = getattr(diffusers, f'{name}Scheduler')()
+            options = dict(clip_sample=False) if name.startswith('DD') else {}  # as ours
+            scheduler = getattr(diffusers, f'{name}Scheduler')(**options)
             cases[f'diffusers, {name}'] = diffusers_sampler(scheduler, z, steps)
     if in_reach('denoising_diffusion_pytorch'):
         cases['denoising-diffusion-pytorch, DDIM'] = lucidrains_sampler(z, steps)

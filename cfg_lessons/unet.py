@@ -50,16 +50,16 @@ def as_it_is(
     "The same."
     return h
 
-# %% ../nbs/10_unet.ipynb #9e529666
+# %% ../nbs/10_unet.ipynb #be9a6c31
 def modulated(
     norm,  # a GroupNorm of C channels
     h,  # pictures, (B, C, H, W)
     scale,  # of each channel and example, (B, C)
     shift,  # of each channel and example, (B, C)
 ):
-    """norm(h)*(1 + scale) + shift, the shape of h, with both scales and both shifts merged, so that
-    memory is passed through once. (With channels last in memory, B pictures cannot be read as one;
-    there it takes two passes.)"""
+    """norm(h)*(1 + scale) + shift, the shape of h, with both scales and both shifts merged, which
+    saves two passes through memory; with channels last, where B pictures cannot be read as one,
+    one pass."""
     b, c, *side = h.shape
     scale = 1 + scale.to(norm.weight.dtype)
     if not h.is_contiguous():
@@ -436,12 +436,11 @@ class UNetClassifier(nn.Module):
         for stage in self.input_blocks: h = stage(h, emb)
         return self.out(self.middle_block(h, emb))
 
-# %% ../nbs/10_unet.ipynb #6f19a855
+# %% ../nbs/10_unet.ipynb #a82a2571
 CLASSIFIER64 = UNetConfig(width=128, blocks=4, new_order=False)
 CLASSIFIER128 = UNetConfig(side=128, width=128, mults=(1, 1, 2, 3, 4), blocks=2, new_order=False)
 CLASSIFIER256 = UNetConfig(side=256, width=128, mults=(1, 1, 2, 2, 4, 4), blocks=2, new_order=False)
-CLASSIFIER_DIGITS = UNetConfig(side=8, channels=1, width=32, mults=(1, 1), blocks=1, attention=(4,),
-                               head_width=32, num_classes=10, dropout=.1)
+CLASSIFIER_DIGITS = DIGITS
 
 # %% ../nbs/10_unet.ipynb #c6614b4e
 OPENAI = dict(null_row=False, out_channels=6)
@@ -464,12 +463,12 @@ def released(
     make, config, schedule = RELEASED[name]
     return make(config, TableStep(openai_levels(schedule)))
 
-# %% ../nbs/10_unet.ipynb #7c510a15
+# %% ../nbs/10_unet.ipynb #946ddeba
 def for_sampling(
     net,  # a network with the contract of a denoiser or a classifier; it is not changed
     dtype=torch.bfloat16,  # of its weights and sums; torch.float32 loses nothing
     layout=torch.channels_last,  # of pictures in memory; torch.contiguous_format for small nets
-    compiled=False,  # compile at the first call: minutes, worth it on a GPU
+    compiled=False,  # compile at the first call, which takes minutes; meant for a GPU
 ):
     "A copy of the network made for sampling, as a function; it answers in the precision of z."
     twin = copy.deepcopy(net).eval().requires_grad_(False).to(dtype=dtype, memory_format=layout)
