@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['MIDDLING', 'BENCHES', 'clock_of', 'rounds', 'summary', 'store', 'newest', 'checkout', 'in_guided_diffusion',
            'in_diffusers', 'seeded_weights', 'ways', 'row_of', 'guided_cases', 'as_denoiser', 'denoisers', 'in_reach',
-           'forward_cases', 'own', 'programs', 'training_step', 'training_cases', 'free', 'diffusers_sampler',
+           'forward_cases', 'own', 'programs', 'training_step', 'training_makers', 'free', 'diffusers_sampler',
            'lucidrains_sampler', 'sampler_cases', 'twins', 'probe', 'some', 'apart', 'compare', 'tables_apart', 'flops',
-           'matrix_rate', 'guided_run', 'largest', 'gpu_training', 'gpu_sampling', 'cpu_bench', 'twin_bench',
-           'gpu_bench', 'table', 'facts_of', 'main']
+           'matrix_rate', 'guided_run', 'alone', 'largest', 'gpu_training', 'gpu_sampling', 'cpu_bench', 'twin_bench',
+           'gpu_bench', 'table', 'facts_of', 'main', 'said']
 
-# %% ../nbs/94_bench.ipynb #819405f0
+# %% ../nbs/94_bench.ipynb #4deea804
 import argparse
 import copy
+import gc
 import hashlib
 import importlib
 import importlib.util
@@ -77,7 +78,7 @@ def summary(
         found[name] = dict(median=median(own), ratio=middle, ratio_low=low, ratio_high=high)
     return found
 
-# %% ../nbs/94_bench.ipynb #1db58bd8
+# %% ../nbs/94_bench.ipynb #564d1b70
 def store(
     folder,  # where cards are kept, e.g. data/results/bench; it is made
     card,  # facts, a dict with at least `bench`, `what` and `cases`
@@ -87,7 +88,7 @@ def store(
     for package in ('torch', 'diffusers', 'denoising-diffusion-pytorch'):
         try: versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError: pass
-    card = card | dict(versions=versions, machine=machine(), commit=commit(),
+    card = dict(commit=commit()) | card | dict(versions=versions, machine=machine(),
                        date=datetime.now(timezone.utc).isoformat(timespec='seconds'))
     where = hashlib.sha256(f'{card["machine"]}{card.get("threads")}'.encode()).hexdigest()[:8]
     path = Path(folder)/f'{card["bench"]}_{card["what"]}_{where}.json'
@@ -105,20 +106,25 @@ def newest(
     if not cards: raise ValueError(f'{folder} has no card of the bench {bench} {wanted or ""}.')
     return max(cards, key=lambda c: c['date'])
 
-# %% ../nbs/94_bench.ipynb #2439568c
+# %% ../nbs/94_bench.ipynb #76d7f0c4
 def checkout(
     path,  # folder of a checkout of openai/guided-diffusion
 ):
     "Its module `unet`, without the rest of the package. Raises ValueError if it is not there."
     folder = Path(path)/'guided_diffusion'
-    if not (folder/'unet.py').is_file():
-        raise ValueError(f'{folder}/unet.py does not exist; give the folder of a checkout of '
-                         'openai/guided-diffusion.')
+    for name in ('unet', 'gaussian_diffusion'):
+        if not (folder/f'{name}.py').is_file():
+            raise ValueError(f'{folder}/{name}.py does not exist; give the folder of a checkout of '
+                             'openai/guided-diffusion.')
+    for name in [n for n in sys.modules if n.split('.')[0] == 'guided_diffusion']:
+        del sys.modules[name]
     package = types.ModuleType('guided_diffusion')
     package.__path__ = [str(folder)]
     sys.modules['guided_diffusion'] = package
-    return importlib.import_module('guided_diffusion.unet')
+    try: return importlib.import_module('guided_diffusion.unet')
+    except ImportError as e: raise ValueError(f'{folder}/unet.py cannot be used: {e}.') from None
 
+# %% ../nbs/94_bench.ipynb #464aafe8
 def in_guided_diffusion(
     module,  # what `checkout` returned
     c,  # a UNetConfig
@@ -247,7 +253,7 @@ def forward_cases(
     def call(f): return torch.no_grad()(lambda: f(z, logsnr, label))
     return {name: call(f) for name, f in denoisers(config, device, module, compiled).items()}
 
-# %% ../nbs/94_bench.ipynb #92bac92d
+# %% ../nbs/94_bench.ipynb #e19171c0
 MIDDLING = UNetConfig(side=32, width=64, mults=(1, 2, 2), blocks=2, attention=(16, 8),
                       num_classes=10)
 
@@ -272,6 +278,7 @@ def programs(
     if in_reach('diffusers'): found['diffusers'] = partial(in_diffusers, config), df
     return found | {'ours': (partial(UNet, config), own)}
 
+# %% ../nbs/94_bench.ipynb #a4e39fff
 def training_step(
     denoiser,  # eps(z, logsnr, label)
     net,  # the network inside
@@ -280,7 +287,8 @@ def training_step(
     fused=True,  # the fused optimizer; False goes through the parameters one by one
 ):
     "A function without arguments that takes one step of training and returns the loss."
-    how, average = dict(fused=True) if fused else dict(foreach=False), EMA(net)
+    one_by_one = {} if x.is_cuda else dict(foreach=False)  # PyTorch's own choice on a card
+    how, average = dict(fused=True) if fused else one_by_one, EMA(net)
     opt = torch.optim.AdamW(net.parameters(), 1e-4, **how)
     def step():
         opt.zero_grad(set_to_none=True)
@@ -291,30 +299,31 @@ def training_step(
         return loss.detach()
     return step
 
-# %% ../nbs/94_bench.ipynb #89bab6fa
-def training_cases(
+# %% ../nbs/94_bench.ipynb #475f2d18
+def training_makers(
     config,  # a UNetConfig with a row for NULL
     batch,  # pictures a step
     device='cpu',  # where
     module=None,  # of guided-diffusion, or None
     compiled=False,  # also compile ours; minutes
 ):
-    "Steps of training the same architecture, name -> function without arguments."
-    torch.manual_seed(0)
-    x = torch.randn(batch, config.channels, config.side, config.side, device=device)
-    label, cases = torch.arange(batch, device=device) % config.num_classes, {}
-    for who, (make, ask) in programs(config, module).items():
-        for words, dtype, layout in ways()[:1] if who == 'guided-diffusion' else ways():
-            net = make().to(device=device, memory_format=layout)
-            asked = partial(ask, net) if dtype == torch.float32 else in_bf16(partial(ask, net))
-            words = words.replace('bfloat16', 'autocast')
-            cases[f'{who}, {words}'] = training_step(asked, net, x.to(memory_format=layout), label,
-                                                     fused=who != 'guided-diffusion')
-    if compiled:
-        net = UNet(config).to(device=device, memory_format=layout)
-        asked = in_bf16(torch.compile(net, fullgraph=True))
-        cases[f'ours, {words}, compiled'] = training_step(asked, net, x.to(memory_format=layout),
-                                                          label)
+    "Makers of steps of training the same architecture, name -> a function that makes a step."
+    def make(program, words, dtype, layout, compiled=False):
+        torch.manual_seed(0)
+        net = programs(config, module)[program][0]().to(device=device, memory_format=layout)
+        x = torch.randn(batch, config.channels, config.side, config.side, device=device)
+        label = torch.arange(batch, device=device) % config.num_classes
+        ready = torch.compile(net, fullgraph=True) if compiled else net
+        asked = partial(programs(config, module)[program][1], ready)
+        asked = asked if dtype == torch.float32 else in_bf16(asked)
+        return training_step(asked, net, x.to(memory_format=layout), label,
+                             fused=program != 'guided-diffusion')
+    cases, cuda = {}, str(device).startswith('cuda')
+    for who in programs(config, module):
+        for way in ways()[:1 + cuda] if who == 'guided-diffusion' else ways():
+            words = way[0].replace('bfloat16', 'autocast')
+            cases[f'{who}, {words}'] = partial(make, who, *way)
+    if compiled: cases[f'ours, {words}, compiled'] = partial(make, 'ours', *way, compiled=True)
     return cases
 
 # %% ../nbs/94_bench.ipynb #9e6b0621
@@ -478,7 +487,7 @@ def matrix_rate(
     a = torch.randn(n, n, device=device, dtype=torch.bfloat16)
     return 2*n**3/median(rounds({'product': lambda: a @ a}, 10, clock_of(device))['product'])
 
-# %% ../nbs/94_bench.ipynb #9dfdb067
+# %% ../nbs/94_bench.ipynb #ac85691e
 def guided_run(
     denoiser,  # eps(z, logsnr, label)
     config,  # a UNetConfig with a row for NULL
@@ -492,20 +501,35 @@ def guided_run(
     levels, guided = cosine(torch.linspace(1, 0, steps + 1)), clipped(classifier_free(denoiser, .3))
     return lambda: last(sample(guided, z, label, levels, partial(ancestral, mix=.3)))
 
+def alone(
+    make,  # a function that makes a function without arguments
+    repeats,  # rounds
+    device,  # where
+):
+    """Seconds of the calls, and the largest memory in use meanwhile, in bytes (0 on a processor);
+    both None if the card has too little. What others left on the card is removed before."""
+    gc.collect()
+    cuda = str(device).startswith('cuda')
+    if cuda: torch.cuda.empty_cache(), torch.cuda.reset_peak_memory_stats()
+    try: seconds = rounds({'it': make()}, repeats, clock_of(device))['it']
+    except torch.cuda.OutOfMemoryError: return None, None
+    return seconds, torch.cuda.max_memory_allocated() if cuda else 0
+
 def largest(
-    make,  # batch -> a function without arguments
+    make,  # batch -> a function that makes a function without arguments
+    device,  # where
     begin=8,  # batch to begin with
     end=4096,  # and to end with
 ):
-    "The largest batch, doubling, that fits into the memory of the card; 0 if none does."
-    fits = 0
+    "The largest batch, doubling, for which the memory is enough, and its bytes; (0, 0) for none."
+    fits = 0, 0
     while begin <= end:
-        try: make(begin)()
-        except torch.cuda.OutOfMemoryError: break
-        fits, begin = begin, 2*begin
+        seconds, memory = alone(make(begin), 1, device)
+        if seconds is None: break
+        fits, begin = (begin, memory), 2*begin
     return fits
 
-# %% ../nbs/94_bench.ipynb #09bd3382
+# %% ../nbs/94_bench.ipynb #81d78e29
 def gpu_training(
     config,  # a UNetConfig with a row for NULL
     batch,  # pictures a step
@@ -515,27 +539,24 @@ def gpu_training(
 ):
     "Facts of a card: pictures a second in training, and the part of the matrix rate in use."
     cuda, cost = str(device).startswith('cuda'), flops(config)
-    rate = matrix_rate(device, 8192 if cuda else 512)
-    cases = training_cases(config, batch, device, module, compiled=cuda)
-    found = summary(rounds(cases, repeats, clock_of(device)))
-    for case in found.values():
-        a_second = batch/case['median']
-        case |= dict(images_per_second=a_second, utilisation=3*cost*a_second/rate)
+    rate, found = matrix_rate(device, 8192 if cuda else 512), {}
+    for name, make in training_makers(config, batch, device, module, compiled=cuda).items():
+        seconds, memory = alone(make, repeats, device)
+        if seconds is None: continue  # no room on this card
+        a_second = batch/median(seconds)
+        found[name] = dict(median=median(seconds), fastest=min(seconds), slowest=max(seconds),
+                           images_per_second=a_second, utilisation=3*cost*a_second/rate)
+        if cuda: found[name]['memory'] = memory
     facts = dict(bench='gpu-training', batch=batch, device=str(device), repeats=repeats,
                  matrix_rate=rate, flops=cost, cases=found)
     if cuda:
-        x = torch.zeros(1, config.channels, config.side, config.side, device=device)
-        net = UNet(config).to(device=device, memory_format=torch.channels_last)
-        def make(n):
-            label = torch.zeros(n, device=device).long()
-            return training_step(in_bf16(net), net, x.expand(n, -1, -1, -1), label)
-        del cases
-        torch.cuda.empty_cache(), torch.cuda.reset_peak_memory_stats()
-        facts['largest_batch_eager_bfloat16'] = largest(make)
-        facts['peak_memory_bytes'] = torch.cuda.max_memory_allocated()
+        way = 'ours, autocast, channels last'
+        facts['largest_batch'], facts['its_memory'] = largest(
+            lambda n: training_makers(config, n, device)[way], device)
+        facts['tf32'] = torch.backends.cudnn.allow_tf32
     return facts
 
-# %% ../nbs/94_bench.ipynb #87eda5de
+# %% ../nbs/94_bench.ipynb #5d319a80
 def gpu_sampling(
     config,  # a UNetConfig with a row for NULL
     batch,  # pictures
@@ -546,13 +567,16 @@ def gpu_sampling(
 ):
     "Facts of a card: pictures a second of guided sampling, from the time of some of 256 steps."
     cases = denoisers(config, device, module, compiled=str(device).startswith('cuda'))
-    cases = {name: guided_run(f, config, batch, device, steps) for name, f in cases.items()}
-    found = summary(rounds(cases, repeats, clock_of(device)))
-    for case in found.values(): case['images_per_second_at_256'] = batch*steps/256/case['median']
+    found = {}
+    for name, f in cases.items():
+        seconds, _ = alone(lambda: guided_run(f, config, batch, device, steps), repeats, device)
+        if seconds is None: continue
+        found[name] = dict(median=median(seconds), fastest=min(seconds), slowest=max(seconds),
+                           images_per_second_at_256=batch*steps/256/median(seconds))
     return dict(bench='gpu-sampling', batch=batch, device=str(device), repeats=repeats, steps=steps,
                 flops=flops(config), cases=found)
 
-# %% ../nbs/94_bench.ipynb #9bb174c8
+# %% ../nbs/94_bench.ipynb #626d4cec
 def cpu_bench(
     bench,  # "forward", "training" or "samplers"
     module,  # of guided-diffusion, or None
@@ -565,7 +589,8 @@ def cpu_bench(
         cases = forward_cases(twins()['ADM-64'], 4, 'cpu', module, compiled)
     elif bench == 'training':
         facts = dict(what='MIDDLING', batch=16, parameters=7_995_267)
-        cases = training_cases(MIDDLING, 16, 'cpu', module, compiled)
+        cases = {name: make() for name, make
+                 in training_makers(MIDDLING, 16, 'cpu', module, compiled).items()}
     else: facts, cases = dict(what='free', batch=64, steps=50), sampler_cases()
     clock = clock_of('cpu')
     return facts | dict(bench=bench, device='cpu', threads=torch.get_num_threads(), repeats=repeats,
@@ -624,7 +649,7 @@ def facts_of(
         raise ValueError("samplers needs the others to compare with: pip install '.[bench]'.")
     return [cpu_bench(bench, module, asked.repeats, asked.compiled)]
 
-# %% ../nbs/94_bench.ipynb #de3e2aef
+# %% ../nbs/94_bench.ipynb #45514dc9
 def main(
     words=None,  # arguments of the command; None takes those of the program
 ):
@@ -634,19 +659,30 @@ def main(
     parser.add_argument('--checkout', help='folder of a checkout of openai/guided-diffusion')
     parser.add_argument('--repeats', type=int, default=7, help='rounds, two or more')
     parser.add_argument('--compiled', action='store_true', help='compile ours as well; minutes')
+    parser.add_argument('--commit', help='of the code, where there is no git to say it')
     parser.add_argument('--out', default='data/results/bench', help='where cards go')
     asked = parser.parse_args(words)
     if asked.repeats < 2: parser.error('--repeats must be two or more, for there to be a spread')
-    command = ' '.join(['python -m cfg_lessons.bench', *(words or sys.argv[1:])])
-    if asked.checkout: command = command.replace(asked.checkout, 'CHECKOUT')
     try:
+        Path(asked.out).mkdir(parents=True, exist_ok=True)
         for bench in asked.bench:
             for facts in facts_of(bench, asked):
-                path = store(asked.out, facts | dict(command=command))
+                facts |= dict(command=said(bench, asked))
+                if asked.commit: facts |= dict(commit=asked.commit)
+                path = store(asked.out, facts)
                 sys.stdout.write(table(facts) + f'\n{path}\n\n')
-    except (ValueError, OSError) as e:
-        sys.stderr.write(f'{e}\n')
+    except (ValueError, OSError, ImportError, RuntimeError) as e:
+        sys.stderr.write(f'{(str(e) or type(e).__name__).splitlines()[0]}\n')
         return 1
     return 0
+
+def said(
+    bench,  # one of BENCHES
+    asked,  # the options of the command
+):
+    "The command that makes this card, without the folders of this machine."
+    options = [f'--repeats {asked.repeats}', *['--checkout CHECKOUT']*bool(asked.checkout)]
+    return ' '.join(['python -m cfg_lessons.bench', bench, *options,
+                     *['--compiled']*asked.compiled])
 
 if __name__ == '__main__' and '__file__' in globals(): sys.exit(main())  # not in a notebook

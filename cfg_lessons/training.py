@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['drop_label', 'unweighted', 'denoising_loss', 'train', 'mixed_seed', 'warmup', 'EMA', 'velocity_weight',
-           'sigmoid_weight', 'save', 'weights', 'misfit', 'load', 'read_safetensors', 'read_pt']
+           'sigmoid_weight', 'save', 'weights', 'plain', 'misfit', 'load', 'read_safetensors', 'read_pt']
 
 # %% ../nbs/05_training.ipynb #c99f791f
 import copy
@@ -140,7 +140,7 @@ def sigmoid_weight(
     2024)."""
     return (bias - logsnr).sigmoid()
 
-# %% ../nbs/05_training.ipynb #c1a25027
+# %% ../nbs/05_training.ipynb #ed51e337
 def save(
     path,  # where to; folders are made
     net,  # the network
@@ -150,13 +150,15 @@ def save(
     then renamed.
 
     A path that ends in .pt gets PyTorch's format, arrays only, which has no room for notes."""
-    path = Path(path)
+    path, mine = Path(path), weights(net)
     if path.suffix == '.pt' and notes:
         raise ValueError(f'{path.name} cannot hold notes; leave them out, or save as .safetensors.')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in weights(net).items()}
+    if not all(plain(t) for t in mine.values()):
+        raise ValueError(f'{path.name} can hold ordinary arrays only, and this network has others.')
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in mine.items()}
     partial_file = path.with_name(f'{path.name}.{uuid.uuid4().hex}.part')
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         notes = {name: str(value) for name, value in notes.items()}
         if path.suffix == '.pt': torch.save(tensors, partial_file)
         else: safetensors.torch.save_file(tensors, partial_file, metadata=notes)
@@ -166,7 +168,8 @@ def save(
     except (OSError, RuntimeError, SafetensorError) as e:
         raise OSError(f'{path} could not be written ({e}); what was there before is '
                       'unchanged.') from None
-    finally: partial_file.unlink(missing_ok=True)
+    finally:
+        if path.parent.is_dir(): partial_file.unlink(missing_ok=True)
 
 def weights(
     net,  # a network, compiled or not
@@ -174,7 +177,13 @@ def weights(
     "Its state dict, name -> tensor, under the names that it has without `torch.compile`."
     return {name.replace('_orig_mod.', ''): t for name, t in net.state_dict().items()}
 
-# %% ../nbs/05_training.ipynb #dcc32ddd
+def plain(
+    t,  # anything
+):
+    "Whether it is an array of numbers in memory, with none left out."
+    return torch.is_tensor(t) and t.layout == torch.strided and not t.is_meta and not t.is_nested
+
+# %% ../nbs/05_training.ipynb #e7cf8f09
 def misfit(
     have,  # name -> (shape, kind of number), of the file
     want,  # name -> (shape, kind of number), of the network
@@ -198,16 +207,21 @@ def load(
     if not Path(path).is_file(): raise FileNotFoundError(f'There is no checkpoint {path}.')
     if not os.access(path, os.R_OK):
         raise ValueError(f'{path} may not be read by this user; change its permissions.')
-    tensors, notes = read_pt(path) if Path(path).suffix == '.pt' else read_safetensors(path)
-    kind = lambda t: (tuple(t.shape), 'floating' if t.is_floating_point() else 'whole')
     mine = weights(net)
+    if not all(plain(t) for t in mine.values()):
+        raise ValueError('This network has no memory yet; give it some with '
+                         "net.to_empty(device='cpu') before you load weights.")
+    with open(path, 'rb') as f: torch_made = f.read(2) == b'PK' or Path(path).suffix == '.pt'
+    tensors, notes = read_pt(path) if torch_made else read_safetensors(path)
+    tensors = {name.replace('_orig_mod.', ''): t for name, t in tensors.items()}
+    kind = lambda t: (tuple(t.shape), 'floating' if t.is_floating_point() else 'whole')
     wrong = misfit(*({k: kind(v) for k, v in d.items()} for d in (tensors, mine)))
     if wrong: raise ValueError(f'{path} belongs to another network: {wrong}.')
     with torch.no_grad():
         for name, tensor in mine.items(): tensor.copy_(tensors[name])
     return notes
 
-# %% ../nbs/05_training.ipynb #e8cff01a
+# %% ../nbs/05_training.ipynb #d6386764
 def read_safetensors(
     path,  # a safetensors file
 ):
@@ -225,9 +239,10 @@ def read_pt(
     "Its arrays, name -> tensor, and no notes. Raises ValueError for any other file; runs no code."
     try: tensors = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:  # there are a dozen kinds for files that are not what they should be
-        raise ValueError(f'{path} is damaged, or holds more than arrays '
-                         f'({str(e).strip().splitlines()[0][:100]}); it was not opened.') from None
-    if not isinstance(tensors, dict) or not all(torch.is_tensor(t) for t in tensors.values()):
-        raise ValueError(f'{path} is no state dict, that is, tensors by their names; if it is one '
-                         'part of a larger file, save that part alone.')
+        raise ValueError(f'{path} is damaged, or holds more than arrays, and was not opened '
+                         f'({type(e).__name__}); if it comes from a program that you trust, let '
+                         'that program save its state dict alone.') from None
+    if not isinstance(tensors, dict) or not all(plain(t) for t in tensors.values()):
+        raise ValueError(f'{path} is no state dict, that is, ordinary arrays by their names; if it '
+                         'is one part of a larger file, save that part alone.')
     return tensors, {}

@@ -50,7 +50,7 @@ def as_it_is(
     "The same."
     return h
 
-# %% ../nbs/10_unet.ipynb #be9a6c31
+# %% ../nbs/10_unet.ipynb #c5a7f2dd
 def modulated(
     norm,  # a GroupNorm of C channels
     h,  # pictures, (B, C, H, W)
@@ -62,11 +62,11 @@ def modulated(
     one pass."""
     b, c, *side = h.shape
     scale = 1 + scale.to(norm.weight.dtype)
-    if not h.is_contiguous():
+    if not b or not h.is_contiguous() or torch.compiler.is_compiling():  # a compiler merges better
         scale = scale.to(h.dtype)
         return torch.addcmul(shift[:, :, None, None], norm(h), scale[:, :, None, None])
     weight, bias = (scale*norm.weight).flatten(), (scale*norm.bias + shift).flatten()
-    h = F.group_norm(h.reshape(1, b*c, *side), b*norm.num_groups, weight, bias, norm.eps)
+    h = torch.group_norm(h.reshape(1, b*c, *side), b*norm.num_groups, weight, bias, norm.eps)
     return h.reshape(b, c, *side)
 
 # %% ../nbs/10_unet.ipynb #00a18aef
@@ -159,13 +159,16 @@ class UNetConfig:
 
     def __post_init__(self): check_config(self)
 
-# %% ../nbs/10_unet.ipynb #fbf7c857
+# %% ../nbs/10_unet.ipynb #b6d696d7
 def check_config(
     c,  # a UNetConfig
 ):
     "Raise ValueError, in one sentence, for a shape that no U-Net can have."
-    if not c.mults or not c.blocks:
+    if not c.mults or c.blocks < 1:
         raise ValueError('A U-Net needs at least one stage and one block.')
+    if min(c.side, c.channels, c.width, c.head_width or c.heads) < 1 or c.num_classes < 0:
+        raise ValueError('side, channels, width and heads must be 1 or more, num_classes 0 or '
+                         f'more; got {c}.')
     shrink = 2**(len(c.mults) - 1)
     if c.side % shrink:
         raise ValueError(f'side is {c.side}, but {len(c.mults)} stages halve it to a part of a '
@@ -329,7 +332,7 @@ def check_classes(
     "Raise ValueError, in one sentence, for labels that a network of this shape does not know."
     check_label(label, z, config.num_classes, null=config.null_row or not config.num_classes)
 
-# %% ../nbs/10_unet.ipynb #140be593
+# %% ../nbs/10_unet.ipynb #9cc71d4e
 def openai_levels(
     schedule,  # "cosine" or "linear"
     steps=1000,  # length of the table
@@ -343,26 +346,35 @@ def openai_levels(
         beta = np.minimum(1 - alpha2[1:]/alpha2[:-1], .999)
     elif schedule == 'linear': beta = np.linspace(.1/steps, 20/steps, steps)
     else: raise ValueError(f'schedule is {schedule!r}; OpenAI used "cosine" and "linear".')
+    if not 0 < beta.max() < 1:
+        raise ValueError(f'{steps} steps are too few for a linear table; take more than 20.')
     log_alpha2 = np.cumsum(np.log1p(-beta))
     return log_alpha2 - np.log(-np.expm1(log_alpha2))
 
+# %% ../nbs/10_unet.ipynb #089f0266
 class TableStep(nn.Module):
     "Which step of a table a log-SNR is, between two steps in proportion, beyond the ends the end."
     def __init__(self,
         logsnrs,  # the log-SNR at step 0, 1, ..., falling, an array (T,)
     ):
         super().__init__()
-        rising = torch.from_numpy(np.ascontiguousarray(logsnrs[::-1], np.float32))
-        if len(rising) < 2 or not (rising.diff() > 0).all():
+        rising = np.ascontiguousarray(logsnrs[::-1], np.float32)
+        if len(rising) < 2 or not (np.diff(rising) > 0).all():
             raise ValueError('A table of steps needs at least two log-SNRs, each below the last.')
-        # Kept as whole numbers with the same bits, so that casting the network leaves it alone.
-        self.register_buffer('bits', rising.view(torch.int32), persistent=False)
+        self.exact = torch.from_numpy(rising)
+        self.register_buffer('table', torch.tensor(rising.tolist()), persistent=False)
+
+    def _apply(self, fn, recurse=True):
+        "Follow the network from device to device, but never to 16 bits."
+        super()._apply(fn, recurse)
+        self.table = self.exact.to(self.table.device)
+        return self
 
     def forward(self,
         logsnr,  # log-SNR, (B,)
     ):
         "The step, from 0 (cleanest) to T - 1, (B,) in float32."
-        table = self.bits.view(torch.float32)
+        table = self.table
         logsnr = logsnr.float().clamp(table[0], table[-1])
         i = torch.searchsorted(table, logsnr.contiguous()).clamp(1, len(table) - 1)
         return len(table) - i - (logsnr - table[i - 1])/(table[i] - table[i - 1])
@@ -463,7 +475,7 @@ def released(
     make, config, schedule = RELEASED[name]
     return make(config, TableStep(openai_levels(schedule)))
 
-# %% ../nbs/10_unet.ipynb #946ddeba
+# %% ../nbs/10_unet.ipynb #23dee6a5
 def for_sampling(
     net,  # a network with the contract of a denoiser or a classifier; it is not changed
     dtype=torch.bfloat16,  # of its weights and sums; torch.float32 loses nothing
@@ -471,7 +483,13 @@ def for_sampling(
     compiled=False,  # compile at the first call, which takes minutes; meant for a GPU
 ):
     "A copy of the network made for sampling, as a function; it answers in the precision of z."
-    twin = copy.deepcopy(net).eval().requires_grad_(False).to(dtype=dtype, memory_format=layout)
+    if not isinstance(net, nn.Module):
+        raise ValueError('for_sampling copies a network; apply it first and wrap its answer, e.g. '
+                         'eps_only(for_sampling(net)).')
+    twin = copy.deepcopy(net).eval().requires_grad_(False).to(dtype=dtype)
+    pictures = any(p.ndim == 4 for p in twin.parameters())
+    how = dict(dtype=dtype) | (dict(memory_format=layout) if pictures else {})
+    twin.to(**how)
     if compiled: twin.compile(fullgraph=True)
-    def f(z, *told): return twin(z.to(dtype=dtype, memory_format=layout), *told).to(z.dtype)
+    def f(z, *told): return twin(z.to(**how), *told).to(z.dtype)
     return f

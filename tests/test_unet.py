@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cfg_lessons.bench import newest, probe, seeded_weights, some, twins
-from cfg_lessons.unet import TableStep, UNet, UNetConfig, openai_levels
+from cfg_lessons.unet import RELEASED, TableStep, UNet, UNetConfig, openai_levels, released
 
 RESULTS = Path(__file__).resolve().parent.parent/'data/results/bench'
 FULL = ['ADM-128', 'ADM-256', 'ADM-256, unconditional']  # too large for every test; `make twin` runs them
@@ -51,12 +51,44 @@ def test_compiles_in_one_piece(layout):
     config = UNetConfig(side=16, width=32, mults=(1, 2), blocks=1, attention=(8,), head_width=32, num_classes=10)
     net = seeded_weights(UNet(config, TableStep(openai_levels('linear')))).to(memory_format=layout)
     z, logsnr, label = torch.randn(4, 3, 16, 16).to(memory_format=layout), torch.linspace(-3, 3, 4), torch.tensor([0, 3, 9, -1])
-    for net in (net.eval(), net.train()):
+    for training in (False, True):
+        net.train(training)
         torch._dynamo.reset()
         compiled = torch.compile(net, fullgraph=True, backend='aot_eager')
         torch.testing.assert_close(compiled(z, logsnr, label), net(z, logsnr, label), rtol=1e-4, atol=1e-4)
     compiled(z, logsnr, label).pow(2).mean().backward()
     assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_published_checkpoints_have_the_flags_of_their_readme():
+    "What guided-diffusion's README and its defaults say of each file, and not what our configuration says."
+    said = {  # attention order, heads by width or number, schedule, classes, width, depth, multiples
+        '64x64_diffusion': (True, 64, 'cosine', 1000, 192, 3, (1, 2, 3, 4)),
+        '128x128_diffusion': (False, 4, 'linear', 1000, 256, 2, (1, 1, 2, 3, 4)),
+        '256x256_diffusion': (False, 64, 'linear', 1000, 256, 2, (1, 1, 2, 2, 4, 4)),
+        '256x256_diffusion_uncond': (False, 64, 'linear', 0, 256, 2, (1, 1, 2, 2, 4, 4)),
+        '64x64_classifier': (False, 64, 'cosine', 1000, 128, 4, (1, 2, 3, 4)),
+        '128x128_classifier': (False, 64, 'linear', 1000, 128, 2, (1, 1, 2, 3, 4)),
+        '256x256_classifier': (False, 64, 'linear', 1000, 128, 2, (1, 1, 2, 2, 4, 4))}
+    assert list(said) == list(RELEASED)
+    for name, (order, heads, schedule, classes, width, depth, mults) in said.items():
+        with torch.device('meta'): net = released(name)
+        c = net.config
+        assert (c.new_order, c.head_width or c.heads, c.num_classes, c.width, c.blocks, c.mults) == (order, heads, classes, width, depth, mults)
+        assert (c.side, c.attention, c.film, c.block_resampling) == (int(name.split('x')[0]), (32, 16, 8), True, True)
+        if 'diffusion' in name: assert net.out[2].out_channels == 6 and (not classes or len(net.label_emb.weight) == 1000)
+        assert net.step.exact.equal(TableStep(openai_levels(schedule)).exact)
+
+
+def test_compiled_network_takes_any_batch():
+    "A compiled network is not compiled anew for each size of the batch."
+    torch._dynamo.reset()
+    net = seeded_weights(UNet(UNetConfig(side=8, width=32, mults=(1,), blocks=1, attention=(), head_width=32, num_classes=10))).eval()
+    compiled = torch.compile(net, fullgraph=True, backend='eager')
+    with torch.no_grad():
+        for b in range(2, 14):
+            z, logsnr, label = torch.randn(b, 3, 8, 8), torch.linspace(-3, 3, b), torch.zeros(b).long()
+            torch.testing.assert_close(compiled(z, logsnr, label), net(z, logsnr, label), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('options', [{}, dict(film=False), dict(block_resampling=False), dict(new_order=False)])
