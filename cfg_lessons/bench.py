@@ -10,7 +10,7 @@ __all__ = ['MIDDLING', 'BENCHES', 'clock_of', 'rounds', 'summary', 'store', 'new
            'matrix_rate', 'guided_run', 'alone', 'largest', 'gpu_training', 'gpu_sampling', 'cpu_bench', 'twin_bench',
            'gpu_bench', 'table', 'facts_of', 'main', 'said']
 
-# %% ../nbs/94_bench.ipynb #4deea804
+# %% ../nbs/94_bench.ipynb #3b6451f3
 import argparse
 import copy
 import gc
@@ -33,10 +33,10 @@ import torch
 
 from .classifier_free import classifier_free
 from .diffusion import NULL, cosine
-from .metrics import commit, machine, whole_file
+from .metrics import commit, machine
 from .networks import cosine_step, in_bf16
 from .sampling import ancestral, clipped, ddim, heun, last, multistep, sample
-from .training import EMA, denoising_loss
+from .training import EMA, denoising_loss, whole_file
 from .unet import (ADM64, ADM128, ADM256, OPENAI, UNet, UNetConfig, for_sampling,
                               openai_levels)
 

@@ -7,11 +7,11 @@ __all__ = ['INCEPTION', 'WHERE', 'MADE', 'ALIKE', 'FOUND', 'check_features', 'ch
            'sliced_wasserstein', 'class_accuracy', 'radii', 'coverage', 'Moments', 'frechet_distance', 'ScoreSums',
            'inception_score', 'inside', 'precision_recall', 'kernel_distance', 'DigitsFeatures', 'sha256',
            'fidelity_register', 'check_weights', 'register', 'digits_features', 'check_bytes', 'size_of', 'Extractor',
-           'PictureFiles', 'open_pictures', 'Measured', 'measure', 'Reference', 'make_reference', 'whole_file',
-           'save_reference', 'load_reference', 'evaluate', 'machine', 'commit', 'write_card', 'card_name', 'read_cards',
-           'check_alike', 'Curve', 'curve']
+           'PictureFiles', 'open_pictures', 'Measured', 'measure', 'Reference', 'make_reference', 'save_reference',
+           'load_reference', 'evaluate', 'machine', 'commit', 'write_card', 'card_name', 'read_cards', 'check_alike',
+           'Curve', 'curve']
 
-# %% ../nbs/08_metrics.ipynb #ea575531
+# %% ../nbs/08_metrics.ipynb #96d17474
 import hashlib
 import json
 import math
@@ -22,7 +22,6 @@ import subprocess
 import tempfile
 import time
 import zipfile
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +36,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from .training import whole_file
 
 # %% ../nbs/08_metrics.ipynb #5c7979b1
 def check_features(
@@ -567,28 +568,6 @@ def make_reference(
     m = seen.moments
     return Reference(name, preparation, m.n, m.mean, m.cov, seen.features, extract.identity,
                      size_of(images), seen.sha256)
-
-# %% ../nbs/08_metrics.ipynb #a973b6e2
-@contextmanager
-def whole_file(
-    path,  # where to; folders are made
-):
-    "A file to write bytes to that takes its name when it is complete, and is gone if that fails."
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix='.part',
-                                           delete=False)
-    except OSError as e: raise OSError(f'{path} cannot be written: {e}.') from None
-    try:
-        with part:
-            yield part
-            part.flush(), os.fsync(part.fileno())
-        Path(part.name).chmod(0o644)
-        Path(part.name).replace(path)
-    except OSError as e:
-        raise OSError(f'{path} could not be written ({e}); what was there is unchanged.') from None
-    finally: Path(part.name).unlink(missing_ok=True)
 
 # %% ../nbs/08_metrics.ipynb #7b3c0a04
 def save_reference(

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['drop_label', 'unweighted', 'denoising_loss', 'train', 'mixed_seed', 'warmup', 'EMA', 'velocity_weight',
-           'sigmoid_weight', 'save', 'weights', 'plain', 'misfit', 'load', 'read_safetensors', 'read_pt']
+           'sigmoid_weight', 'whole_file', 'save', 'weights', 'plain', 'misfit', 'load', 'read_safetensors', 'read_pt']
 
-# %% ../nbs/05_training.ipynb #c99f791f
+# %% ../nbs/05_training.ipynb #06acae1b
 import copy
 import os
-import uuid
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def drop_label(
         raise ValueError(f'p_uncond is {p_uncond}; it is a probability, from 0 to 1.')
     return label.where(torch.rand(len(label), device=label.device) >= p_uncond, NULL)
 
-# %% ../nbs/05_training.ipynb #c6db9250
+# %% ../nbs/05_training.ipynb #9118962c
 def unweighted(
     logsnr,  # log-SNR, (B,)
 ):
@@ -45,6 +46,7 @@ def denoising_loss(
     label,  # their classes, (B,)
     p_uncond=.1,  # probability of dropping a label
     weight=unweighted,  # logsnr -> weight of the squared error of eps, (B,)
+    note=None,  # note(logsnr, error) is told the mean squared error of each example, (B,)
 ):
     "The mean squared error of the guessed noise, a scalar (Ho & Salimans 2022, Algorithm 1)."
     logsnr, eps = schedule(torch.rand(len(x), device=x.device)), torch.randn_like(x)
@@ -52,9 +54,11 @@ def denoising_loss(
     if guess.shape != x.shape or weight(logsnr).shape != logsnr.shape:
         raise ValueError(f'The denoiser answers {tuple(guess.shape)} to {tuple(x.shape)}, or the '
                          'weight is not (B,).')
-    return (weight(logsnr)*(guess - eps).pow(2).flatten(1).mean(1)).mean()
+    error = (guess - eps).pow(2).flatten(1).mean(1)
+    if note is not None: note(logsnr, error.detach())
+    return (weight(logsnr)*error).mean()
 
-# %% ../nbs/05_training.ipynb #6bb77779
+# %% ../nbs/05_training.ipynb #5488cca3
 def train(
     loss,  # loss(*batch) -> scalar, with its network inside
     opt,  # optimizer of the parameters to train
@@ -62,7 +66,7 @@ def train(
     ema=None,  # an `EMA` to update after each step
     lr=None,  # step -> learning rate; None leaves the optimizer's
     clip=1.,  # largest norm of the whole gradient; None for no limit
-    seed=None,  # step i draws its random numbers from (seed, i); None leaves the generators alone
+    seed=None,  # step i draws its random numbers from (seed, i); one or several numbers, or None
     start=0,  # number of the first step
 ):
     """Train, yielding (step, loss) when the step is complete; the loss stays a tensor.
@@ -73,8 +77,9 @@ def train(
     if clip is not None and not clip > 0:
         raise ValueError(f'clip is {clip}; it must be positive, or None.')
     parameters = [p for group in opt.param_groups for p in group['params']]
+    seeds = [seed] if isinstance(seed, int) else seed
     for step, batch in enumerate(batches, start):
-        if seed is not None: torch.manual_seed(mixed_seed(seed, step))
+        if seed is not None: torch.manual_seed(mixed_seed(*seeds, step))
         if lr is not None:
             for group in opt.param_groups: group['lr'] = lr(step)
         opt.zero_grad(set_to_none=True)
@@ -140,14 +145,35 @@ def sigmoid_weight(
     2024)."""
     return (bias - logsnr).sigmoid()
 
-# %% ../nbs/05_training.ipynb #ed51e337
+# %% ../nbs/05_training.ipynb #04cc97bf
+@contextmanager
+def whole_file(
+    path,  # where to; folders are made
+):
+    "A file to write bytes to that takes its name when it is complete, and is gone if that fails."
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix='.part',
+                                           delete=False)
+    except OSError as e: raise OSError(f'{path} could not be written: {e}.') from None
+    try:
+        with part:
+            yield part
+            part.flush(), os.fsync(part.fileno())
+        Path(part.name).chmod(0o644)
+        Path(part.name).replace(path)
+    except OSError as e:
+        raise OSError(f'{path} could not be written ({e}); what was there is unchanged.') from None
+    finally: Path(part.name).unlink(missing_ok=True)
+
+# %% ../nbs/05_training.ipynb #cbc133c6
 def save(
     path,  # where to; folders are made
     net,  # the network
     **notes,  # what made it, e.g. command='...', seed=0; kept as text in the file
 ):
-    """Write the weights as safetensors, whole or not at all: a temporary file, flushed to disk,
-    then renamed.
+    """Write the weights as safetensors, whole or not at all.
 
     A path that ends in .pt gets PyTorch's format, arrays only, which has no room for notes."""
     path, mine = Path(path), weights(net)
@@ -156,20 +182,10 @@ def save(
     if not all(plain(t) for t in mine.values()):
         raise ValueError(f'{path.name} can hold ordinary arrays only, and this network has others.')
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in mine.items()}
-    partial_file = path.with_name(f'{path.name}.{uuid.uuid4().hex}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        notes = {name: str(value) for name, value in notes.items()}
-        if path.suffix == '.pt': torch.save(tensors, partial_file)
-        else: safetensors.torch.save_file(tensors, partial_file, metadata=notes)
-        with open(partial_file, 'rb') as f: os.fsync(f.fileno())
-        partial_file.chmod(0o644)
-        partial_file.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as e:
-        raise OSError(f'{path} could not be written ({e}); what was there before is '
-                      'unchanged.') from None
-    finally:
-        if path.parent.is_dir(): partial_file.unlink(missing_ok=True)
+    notes = {name: str(value) for name, value in notes.items()}
+    with whole_file(path) as f:
+        if path.suffix == '.pt': torch.save(tensors, f)
+        else: f.write(safetensors.torch.save(tensors, metadata=notes))
 
 def weights(
     net,  # a network, compiled or not

@@ -1,0 +1,212 @@
+"Training that is stopped, killed, starved and spoilt, and goes on as if nothing had happened."
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import engine_worker
+from cfg_lessons.classifier_free import classifier_free
+from cfg_lessons.diffusion import cosine
+from cfg_lessons.distributed import World, checkpoints, fault, generate, read_log
+from cfg_lessons.images import open_images
+from cfg_lessons.sampling import ancestral, clipped, last, sample
+from cfg_lessons.training import load
+from cfg_lessons.unet import DIGITS, UNet
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def same(a, b):
+    "Whether the newest checkpoints of two runs are equal to the last bit: weights, average and optimizer."
+    a, b = checkpoints(a)[0], checkpoints(b)[0]
+    facts = [json.loads((p/'state.json').read_text()) for p in (a, b)]
+    return facts[0] == facts[1] and not fault(a) and not fault(b)
+
+
+def forked(f, *args, **kwargs):
+    "Run f in a process of its own, quickly: a fork, which has everything imported already. Returns its number."
+    if pid := os.fork(): return pid
+    code = 1
+    try:
+        torch.set_num_threads(1)
+        f(*args, **kwargs)
+        code = 0
+    except (ValueError, OSError) as e: os.write(2, f'{e}\n'.encode())
+    finally: os._exit(code)
+
+
+def torchrun(folder, options, *words, n=2, limit=120):
+    "Run the worker in n processes."
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={n}', *words,
+               str(ROOT/'tests'/'engine_worker.py'), str(folder), json.dumps(options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=limit, env=os.environ | {'OMP_NUM_THREADS': '1'}, cwd=ROOT)
+
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+    "Twelve steps without interruption."
+    folder = tmp_path_factory.mktemp('straight')
+    torch.set_num_threads(1)
+    assert engine_worker.run(folder) == 'done'
+    return folder
+
+
+@pytest.mark.parametrize('stop', [1, 5, 9])
+def test_exact_resume(straight, tmp_path, stop):
+    "Any k steps, then the rest: order, mirroring, noise, dropped labels, dropout, average, optimizer, learning rate."
+    assert engine_worker.run(tmp_path, plan=dict(steps=stop)) == 'done'
+    assert not same(straight, tmp_path)
+    assert engine_worker.run(tmp_path) == 'done'
+    assert same(straight, tmp_path)
+    assert [line['step'] for line in read_log(tmp_path)] == list(range(1, 13))
+
+
+def test_options_that_must_not_matter_much(straight, tmp_path):
+    "In parts, with recomputed activations and with channels last the weights are the same but for rounding."
+    wanted = torch.tensor(eval((straight/'rank0').read_text()))
+    for i, options in enumerate([dict(recompute=True), dict(channels_last=True)]):
+        engine_worker.run(tmp_path/str(i), plan=options)
+        found = torch.tensor(eval((tmp_path/str(i)/'rank0').read_text()))
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=5e-3)
+
+
+def test_a_signal_ends_it_in_good_order(straight, tmp_path):
+    assert engine_worker.run(tmp_path, at={'4': 'term'}) == 'stopped'
+    assert checkpoints(tmp_path)[0].name == 'step_000000005'
+    assert engine_worker.run(tmp_path) == 'done'
+    assert same(straight, tmp_path)
+
+
+def test_killed_twenty_times(tmp_path):
+    "kill -9 at random moments, twenty times: the run always goes on, and ends where an undisturbed one does."
+    plan, random_wait = dict(steps=150, save_every=3), random.Random(0)
+    engine_worker.run(tmp_path/'straight', plan=plan)
+    folder, killed, furthest = tmp_path/'killed', 0, 0
+    for _ in range(60):
+        pid = forked(engine_worker.run, folder, plan=plan, at={'each': 'slow'})
+        time.sleep(random_wait.uniform(.05, .6))
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        if os.WIFEXITED(status): assert os.WEXITSTATUS(status) == 0
+        killed += os.WIFSIGNALED(status)
+        taken = [line['step'] for line in read_log(folder)] if (folder/'log.jsonl').exists() else []
+        whole = [int(p.name[5:]) for p in checkpoints(folder) if not fault(p)]
+        assert len(whole) == len(checkpoints(folder)) and max(whole, default=0) >= furthest  # nothing torn, nothing lost
+        furthest = max(whole, default=0)
+        assert max(taken, default=0) - furthest <= plan['save_every']
+        if killed >= 20: break
+    assert killed >= 20
+    engine_worker.run(folder, plan=plan)
+    assert same(tmp_path/'straight', folder)
+    assert not list((folder/'checkpoints').glob('*.part'))
+
+
+@pytest.mark.parametrize('name', ['net.safetensors', 'opt.safetensors', 'ema.safetensors', 'state.json'])
+@pytest.mark.parametrize('deed', ['cut', 'altered', 'gone'])
+def test_a_damaged_checkpoint_is_passed_over(straight, tmp_path, capsys, name, deed):
+    engine_worker.run(tmp_path, plan=dict(steps=9))
+    path = checkpoints(tmp_path)[0]/name
+    data = bytearray(path.read_bytes())
+    if deed == 'cut': path.write_bytes(data[:len(data)//2])
+    if deed == 'altered': path.write_bytes(data.replace(b'"hashes"', b'"wrong"') if name == 'state.json' else data[:-1] + bytes([data[-1] ^ 1]))
+    if deed == 'gone': path.unlink()
+    assert engine_worker.run(tmp_path) == 'done'
+    assert 'is damaged' in capsys.readouterr().err
+    assert [json.loads((p/'state.json').read_text())['step'] for p in checkpoints(tmp_path) if not fault(p)][0] == 12
+    assert same(straight, tmp_path)
+
+
+def test_nothing_whole_is_said_and_left_alone(tmp_path):
+    engine_worker.run(tmp_path, plan=dict(steps=3))
+    (checkpoints(tmp_path)[0]/'net.safetensors').write_bytes(b'')
+    with pytest.raises(ValueError, match='No checkpoint in .* is whole'): engine_worker.run(tmp_path)
+
+
+def test_no_space(straight, tmp_path, capfd):
+    "A checkpoint that does not fit: one sentence, and the one before is as it was."
+    engine_worker.run(tmp_path, plan=dict(steps=3))
+    def cramped():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000))
+        engine_worker.run(tmp_path)
+    _, status = os.waitpid(forked(cramped), 0)
+    assert os.WEXITSTATUS(status) == 1
+    said = [line for line in capfd.readouterr().err.splitlines() if 'could not be written' in line]
+    assert len(said) == 1 and 'step_000000006' in said[0] and 'Traceback' not in said[0]
+    assert [p.name for p in (tmp_path/'checkpoints').iterdir()] == ['step_000000003'] and not fault(checkpoints(tmp_path)[0])
+    assert engine_worker.run(tmp_path) == 'done' and same(straight, tmp_path)
+
+
+def test_other_settings_are_refused(tmp_path):
+    engine_worker.run(tmp_path, plan=dict(steps=3), settings=dict(p_uncond=.1))
+    with pytest.raises(ValueError, match='p_uncond was 0.1 and is 0.2; seed was 0 and is 1'):
+        engine_worker.run(tmp_path, plan=dict(seed=1), settings=dict(p_uncond=.2))
+    engine_worker.run(tmp_path, plan=dict(log_every=2, save_every=5), settings=dict(p_uncond=.1))  # habits may change
+    with pytest.raises(ValueError, match='must divide by 3'): engine_worker.run(tmp_path/'other', plan=dict(parts=3))
+    assert not (tmp_path/'other').exists()
+
+
+def test_not_finite_is_left_out_and_counted(tmp_path):
+    engine_worker.run(tmp_path/'a', at={'4': 'nan', '7': 'nan'})
+    lines = read_log(tmp_path/'a')
+    assert [line['skipped'] for line in lines] == [0]*4 + [1]*3 + [2]*5
+    assert all(np.isfinite([line['loss'] or 0, *(b or 0 for b in line['by_logsnr'])]).all() for line in lines)
+    with pytest.raises(ValueError, match=r'3 steps in a row .* rank 0 \(last in step 6\)\. .* mixed_seed\(0, rank, step\)'):
+        engine_worker.run(tmp_path/'b', plan=dict(patience=3), at={'4': 'nan', '5': 'nan', '6': 'nan'})
+    assert checkpoints(tmp_path/'b')[0].name == 'step_000000006' and not fault(checkpoints(tmp_path/'b')[0])
+
+
+def test_two_processes(tmp_path):
+    "They agree on the weights, resume exactly, and say once what is wrong."
+    for folder, steps in (('whole', 8), ('cut', 5), ('cut', 8)):
+        done = torchrun(tmp_path/folder, dict(plan=dict(steps=steps)))
+        assert done.returncode == 0, done.stderr
+    assert same(tmp_path/'whole', tmp_path/'cut')
+    assert (tmp_path/'whole'/'rank0').read_text() == (tmp_path/'whole'/'rank1').read_text()
+    done = torchrun(tmp_path/'whole', dict(plan=dict(steps=9, seed=5)))
+    assert done.returncode != 0 and done.stderr.count('seed was 0 and is 5') == 1  # not once a rank
+
+
+def test_one_of_two_dies(tmp_path):
+    "The job ends instead of hanging; with a restart it goes on and ends where it should."
+    assert torchrun(tmp_path/'whole', dict(plan=dict(steps=8))).returncode == 0
+    done = torchrun(tmp_path/'died', dict(plan=dict(steps=8), at={'5': 'die_once'}, only_rank=1))
+    assert done.returncode != 0
+    done = torchrun(tmp_path/'again', dict(plan=dict(steps=8), at={'5': 'die_once'}, only_rank=1), '--max-restarts=1')
+    assert done.returncode == 0, done.stderr
+    assert same(tmp_path/'whole', tmp_path/'again')
+
+
+def test_pictures_depend_on_seed_and_number_alone(tmp_path):
+    torch.set_num_threads(1)
+    net, labels = UNet(DIGITS).eval(), np.arange(13) % 10
+    load(ROOT/'data'/'checkpoints'/'digits.safetensors', net)
+    asked = []
+    def draw(noise, label, stop=99):
+        asked.append(len(label))
+        if len(asked) == stop: raise KeyboardInterrupt
+        z = noise(torch.empty(len(label), 1, 8, 8))
+        return last(sample(clipped(classifier_free(net, .5)), z, label, cosine(torch.linspace(1, 0, 9)), partial(ancestral, mix=.3, noise=noise)))
+    for batch in (1, 5, 13): generate(tmp_path/str(batch), draw, labels, (1, 8, 8), World(), batch_size=batch)
+    sets = [open_images(tmp_path/str(batch))[0] for batch in (1, 5, 13)]
+    assert (sets[0] == sets[1]).all() and (sets[0] == sets[2]).all() and (open_images(tmp_path/'5')[1] == labels).all()
+    assert len({s.tobytes() for s in sets[0]}) == 13
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt): generate(tmp_path/'cut', partial(draw, stop=2), labels, (1, 8, 8), World(), batch_size=5)
+    with pytest.raises(ValueError, match='no notes.json'): open_images(tmp_path/'cut')
+    asked.clear()
+    generate(tmp_path/'cut', draw, labels, (1, 8, 8), World(), batch_size=4)
+    assert asked == [4, 4] and (open_images(tmp_path/'cut')[0] == sets[0]).all()  # the first five were there
+    for other in (dict(seed=1), dict(labels=labels[::-1])):
+        with pytest.raises(ValueError, match='holds other pictures'):
+            generate(tmp_path/'cut', draw, **dict(labels=labels, shape=(1, 8, 8), world=World(), batch_size=4) | other)
