@@ -40,7 +40,7 @@ from .networks import in_bf16
 from .sampling import seeded
 from .training import EMA, misfit, train, warmup, weights, whole_file
 
-# %% ../nbs/12_distributed.ipynb #9d81b1ae
+# %% ../nbs/12_distributed.ipynb #9f738658
 @dataclass(frozen=True)
 class World:
     "Which of how many processes this is, and where it computes."
@@ -71,6 +71,7 @@ def joined(
     try: yield World(rank, size, device)
     finally: dist.destroy_process_group()
 
+# %% ../nbs/12_distributed.ipynb #3cd1637f
 def on_first(
     world,  # a World
     f,  # a function without arguments
