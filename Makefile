@@ -53,7 +53,7 @@ results: $(READY)  ## make the metric cards of the digits that are not stored ye
 
 bench: $(READY)  ## time U-Net, training and samplers against other libraries (CHECKOUT=folder of openai/guided-diffusion adds that one)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,bench]'
-	@OMP_NUM_THREADS=1 $(BIN)/python -m cfg_lessons.bench forward training samplers $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m cfg_lessons.bench forward training options samplers $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
 
 twin: $(READY)  ## compare our U-Net's answers and gradients with guided-diffusion's (CHECKOUT=folder of openai/guided-diffusion)
 	@$(BIN)/python -m cfg_lessons.bench twin --checkout "$(CHECKOUT)" $(ARGS)

@@ -157,7 +157,7 @@ def check_plan(
         if getattr(plan, name) < 1:
             raise ValueError(f'{name} is {getattr(plan, name)}; it must be 1 or more.')
 
-# %% ../nbs/12_distributed.ipynb #b8f713e2
+# %% ../nbs/12_distributed.ipynb #0d0e337c
 def fed(
     x,  # bytes, (N, C, H, W), an array or memory map
     y,  # classes, (N,)
@@ -169,6 +169,8 @@ def fed(
     share = dict(rank=world.rank, ranks=world.size)
     stream = batches(x, y, plan.batch_size, plan.seed, start, world.device, **share)
     stream = scaled(ahead(stream))
+    if plan.channels_last:
+        stream = ((x.to(memory_format=torch.channels_last), y) for x, y in stream)
     return flipped(stream, plan.seed, start, **share) if plan.flip else stream
 
 def equipped(
@@ -479,7 +481,7 @@ def reading(
     meter.clear()
     return found
 
-# %% ../nbs/12_distributed.ipynb #faebb0ec
+# %% ../nbs/12_distributed.ipynb #8419ec4e
 class Engine:
     """A network in training, with everything that belongs to it: average, optimizer, meter, and the
     checkpoint to go on from."""
@@ -493,6 +495,7 @@ class Engine:
         check_plan(plan, world)
         self.folder, self.net, self.plan, self.world = Path(folder), net, plan, world
         on_first(world, lambda: open_run(folder, plan, settings or {}))
+        if plan.channels_last: net.to(memory_format=torch.channels_last)
         opt = torch.optim.AdamW(net.parameters(), plan.lr, fused=True)
         self.ema, self.opt = EMA(net, plan.decay), Careful(opt, plan.clip)
         self.meter, self.start = Meter(world.device), 0

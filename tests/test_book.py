@@ -19,7 +19,7 @@ CHAPTERS = [p for p in NOTEBOOKS if re.match(r'[01]\d_', p.name)]
 # plotting, lab and doctor are for notebooks and commands alone.
 FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), lab=set(), doctor={'settings'},
               unet={'diffusion', 'networks'}, imagenet=None)
-FLOORS |= dict(bench={'diffusion', 'networks', 'unet', 'sampling', 'training', 'classifier_free', 'metrics'})
+FLOORS |= dict(bench={'diffusion', 'networks', 'unet', 'sampling', 'training', 'classifier_free', 'metrics', 'distributed'})
 FLOORS |= dict(classifier_guidance={'diffusion', 'networks'}, classifier_free={'diffusion', 'classifier_guidance'})
 FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training', 'beyond'], {'diffusion'})
 FLOORS |= dict.fromkeys(['metrics', 'images'], {'diffusion', 'training'})  # training has the writer of whole files

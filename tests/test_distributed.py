@@ -17,7 +17,7 @@ import torch
 import engine_worker
 from cfg_lessons.classifier_free import classifier_free
 from cfg_lessons.diffusion import cosine
-from cfg_lessons.distributed import World, checkpoints, fault, generate, read_log
+from cfg_lessons.distributed import Engine, Plan, World, checkpoints, fault, generate, keep_training, read_log
 from cfg_lessons.images import open_images
 from cfg_lessons.sampling import ancestral, clipped, last, sample
 from cfg_lessons.training import load
@@ -72,12 +72,28 @@ def test_exact_resume(straight, tmp_path, stop):
 
 
 def test_options_that_must_not_matter_much(straight, tmp_path):
-    "In parts, with recomputed activations and with channels last the weights are the same but for rounding."
-    wanted = torch.tensor(eval((straight/'rank0').read_text()))
+    "With recomputed activations and with channels last the losses are the same but for rounding; in parts the noise is another."
+    wanted = [line['loss'] for line in read_log(straight)]
     for i, options in enumerate([dict(recompute=True), dict(channels_last=True)]):
         engine_worker.run(tmp_path/str(i), plan=options)
-        found = torch.tensor(eval((tmp_path/str(i)/'rank0').read_text()))
-        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=5e-3)
+        found = [line['loss'] for line in read_log(tmp_path/str(i))]
+        np.testing.assert_allclose(found[:4], wanted[:4], rtol=1e-4)
+        np.testing.assert_allclose(found, wanted, rtol=2e-2)  # rounding grows with every step of AdamW
+    engine_worker.run(tmp_path/'parts', plan=dict(parts=4))  # other noise
+    assert abs(np.mean([line['loss'] for line in read_log(tmp_path/'parts')]) - np.mean(wanted)) < .1
+
+
+def test_channels_last_is_really_so(tmp_path):
+    "Weights and pictures lie in memory as the plan says, and the checkpoint does not care."
+    plan = Plan(steps=2, batch_size=16, channels_last=True)
+    engine = Engine(tmp_path, UNet(DIGITS), plan, World())
+    seen = []
+    def loss(denoiser, x, label, note):
+        seen.append((x.is_contiguous(memory_format=torch.channels_last), engine.net.input_blocks[1][0].in_layers[2].weight.stride(1)))
+        return denoiser(x, torch.zeros(len(x)), label).pow(2).mean()
+    assert keep_training(engine, loss, engine_worker.DATA) == 'done'
+    assert seen == [(True, 1)]*2
+    assert Engine(tmp_path, UNet(DIGITS), plan, World()).start == 2
 
 
 def test_a_signal_ends_it_in_good_order(straight, tmp_path):
