@@ -618,7 +618,7 @@ def gpu_sampling(
     return dict(bench='gpu-sampling', batch=batch, device=str(device), repeats=repeats, steps=steps,
                 flops=flops(config), cases=found)
 
-# %% ../nbs/94_bench.ipynb #09b59277
+# %% ../nbs/94_bench.ipynb #ad050942
 def cpu_bench(
     bench,  # "forward", "training", "options" or "samplers"
     module,  # of guided-diffusion, or None
@@ -651,6 +651,7 @@ def twin_bench(
         sys.stderr.write(f'{name}: {cases[name]["answer"]:.0e}\n')
     return dict(bench='twin', what='answers', cases=cases, tables_apart=tables_apart(path))
 
+# %% ../nbs/94_bench.ipynb #ae12612c
 def gpu_bench(
     what,  # "ADM64" or "ADM128"
     module,  # of guided-diffusion, or None
