@@ -367,7 +367,7 @@ def test_cards(tmp_path):
     with pytest.raises(ValueError, match='the same w and the same seed'): curve([card(), card(fid=2.)], 'fid')
     with pytest.raises(ValueError, match='have no kid'): curve([card(kid=None)], 'kid')
     assert curve(read_cards(tmp_path, nothing=3) or [card()], 'fid').seeds == 1
-    with pytest.raises(OSError, match='cannot be written'): write_card(tmp_path/next(tmp_path.iterdir()).name, card())
+    with pytest.raises(OSError, match='could not be written'): write_card(tmp_path/next(tmp_path.iterdir()).name, card())
     with pytest.raises(ValueError, match='lacks mix'): write_card(tmp_path, {k: v for k, v in card().items() if k != 'mix'})
     assert not list(tmp_path.glob('*.part')) and len(read_cards(tmp_path)) == 6
     (tmp_path/'torn.json').write_text('{"fid"')
