@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['HABITS', 'EDGES', 'World', 'joined', 'on_first', 'in_one_voice', 'asked_to_stop', 'Plan', 'check_plan', 'fed',
-           'equipped', 'Careful', 'or_nan', 'in_parts', 'save_state', 'write_through', 'flush_folder', 'checkpoints',
+           'equipped', 'Careful', 'or_nan', 'in_parts', 'save_state', 'own_hash', 'flush_folder', 'checkpoints',
            'fault', 'newest_whole', 'prune', 'load_state', 'environment', 'open_run', 'note', 'read_log', 'Meter',
-           'reading', 'Engine', 'keep', 'report', 'keep_training', 'generate', 'begin', 'finish']
+           'reading', 'Engine', 'keep', 'report', 'keep_training', 'generate', 'begin', 'make_room', 'finish']
 
-# %% ../nbs/12_distributed.ipynb #0e57201d
+# %% ../nbs/12_distributed.ipynb #d9746ac9
 import hashlib
 import json
 import os
@@ -18,10 +18,12 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+import uuid
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from functools import partial
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from shutil import rmtree
@@ -36,9 +38,10 @@ from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from .images import ahead, batches, flipped, scaled, to_uint8
+from .metrics import commit, machine, sha256
 from .networks import in_bf16
 from .sampling import seeded
-from .training import EMA, misfit, train, warmup, weights, whole_file
+from .training import EMA, load, train, warmup, weights, whole_file
 
 # %% ../nbs/12_distributed.ipynb #9f738658
 @dataclass(frozen=True)
@@ -187,18 +190,23 @@ def equipped(
     if world.size == 1: return net
     return DistributedDataParallel(net)
 
-# %% ../nbs/12_distributed.ipynb #3ca6c95e
+# %% ../nbs/12_distributed.ipynb #9fbaee43
 class Careful:
     """An optimizer that clips, leaves out a step whose gradient is not finite, and keeps count,
     without making the device wait."""
     def __init__(self,
         opt,  # a fused optimizer of torch.optim
-        clip=1.,  # largest norm of the whole gradient; None for no limit
+        clip=1.,  # largest norm of the whole gradient; 0 for no limit
     ):
-        self.opt, self.clip, self.param_groups = opt, clip, opt.param_groups
+        self.opt, self.clip = opt, clip
         like = self.param_groups[0]['params'][0]
         zero = torch.zeros((), device=like.device)
         self.norm = self.skipped = self.in_a_row = self.most_in_a_row = zero
+
+    @property
+    def param_groups(self):
+        "Those of the optimizer inside."
+        return self.opt.param_groups
 
     def zero_grad(self,
         set_to_none=True,  # as in torch.optim
@@ -223,7 +231,7 @@ def or_nan(
     "The loss; if it is not finite, its gradient becomes NaN, so that the step will be left out."
     return value*torch.where(value.isfinite(), 1., float('nan'))
 
-# %% ../nbs/12_distributed.ipynb #f6b18e89
+# %% ../nbs/12_distributed.ipynb #61f67d3f
 def in_parts(
     loss,  # loss(*batch) -> scalar, a mean over the batch
     parts,  # how many parts
@@ -236,14 +244,14 @@ def in_parts(
         pieces = list(zip(*(t.chunk(parts) for t in batch)))
         done = 0.
         for piece in pieces[:-1]:
-            with net.no_sync() if hasattr(net, 'no_sync') else torch.enable_grad():
+            with net.no_sync() if hasattr(net, 'no_sync') else nullcontext():
                 part = loss(*piece)/parts
                 part.backward()
             done = done + part.detach()
         return loss(*pieces[-1])/parts + done
     return f
 
-# %% ../nbs/12_distributed.ipynb #55ac8fa3
+# %% ../nbs/12_distributed.ipynb #6ade707f
 def save_state(
     folder,  # the run's folder
     step,  # number of steps taken
@@ -260,31 +268,29 @@ def save_state(
     state = {f'{i}/{k}': v for i, s in opt.opt.state_dict()['state'].items() for k, v in s.items()}
     parts = dict(net=weights(net), ema=weights(ema.net), opt=state)
     try:
-        part.mkdir(parents=True)
         for name, tensors in parts.items():
             data = safetensors.torch.save({k: t.detach().cpu().contiguous()
                                            for k, t in tensors.items()})
             hashes[name] = hashlib.sha256(data).hexdigest()
-            write_through(part/f'{name}.safetensors', data)
+            with whole_file(part/f'{name}.safetensors') as f: f.write(data)
         facts |= dict(step=step, ema_step=ema.step, hashes=hashes, skipped=opt.skipped.item())
-        write_through(part/'state.json', json.dumps(facts, indent=1).encode())
+        facts['own_hash'] = own_hash(facts)
+        with whole_file(part/'state.json') as f: f.write(json.dumps(facts, indent=1).encode())
         part.replace(path)
         flush_folder(path.parent)
     except OSError as e:
         rmtree(part, ignore_errors=True)
-        raise OSError(f'{path} could not be written ({e.strerror or e}); the checkpoint before it '
-                      'is unchanged.') from None
+        raise OSError(f'{path} could not be written ({e.__context__ or e}); the checkpoint before '
+                      'it is unchanged.') from None
     return path
 
-# %% ../nbs/12_distributed.ipynb #ff6ce3c6
-def write_through(
-    path,  # where to
-    data,  # bytes
+# %% ../nbs/12_distributed.ipynb #a0d9a7e6
+def own_hash(
+    facts,  # of a checkpoint
 ):
-    "Write bytes, and wait until the disk has them."
-    with open(path, 'wb') as f:
-        f.write(data)
-        f.flush(), os.fsync(f.fileno())
+    "The hash of all of them but itself."
+    rest = {k: v for k, v in facts.items() if k != 'own_hash'}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 def flush_folder(
     path,  # a folder
@@ -294,7 +300,7 @@ def flush_folder(
     try: os.fsync(handle)
     finally: os.close(handle)
 
-# %% ../nbs/12_distributed.ipynb #6dea5482
+# %% ../nbs/12_distributed.ipynb #3a08432d
 def checkpoints(
     folder,  # the run's folder
 ):
@@ -306,11 +312,11 @@ def fault(
 ):
     "What is wrong with a checkpoint, or None if every byte is as it was written."
     try:
-        hashes = json.loads((path/'state.json').read_text())['hashes']
-        for name, wanted in hashes.items():
-            with open(path/f'{name}.safetensors', 'rb') as f:
-                if hashlib.file_digest(f, 'sha256').hexdigest() != wanted:
-                    return f'{name}.safetensors is not what was written'
+        facts = json.loads((path/'state.json').read_text())
+        if facts['own_hash'] != own_hash(facts): return 'state.json is not what was written'
+        for name, wanted in facts['hashes'].items():
+            if sha256(path/f'{name}.safetensors') != wanted:
+                return f'{name}.safetensors is not what was written'
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         return str(e) or type(e).__name__
 
@@ -318,16 +324,23 @@ def newest_whole(
     folder,  # the run's folder
     say,  # what to do with a sentence
 ):
-    """The newest checkpoint that is whole, or None in a new run; says which were passed over.
-    Raises ValueError if there are some and none is whole."""
-    found = checkpoints(folder)
+    """The newest checkpoint that is whole, or None in a new run. Those that are newer and damaged
+    get another name, so that they are not in the way. Raises ValueError if none is whole."""
+    found, faults = checkpoints(folder), {}
     for path in found:
-        if not (wrong := fault(path)): return path
-        say(f'{path} is damaged ({wrong}) and passed over.')
+        if wrong := fault(path): faults[path] = wrong
+        else: break
+    if len(faults) < len(found):
+        for bad, wrong in faults.items():
+            aside = bad.with_name(f'damaged_{bad.name}_{uuid.uuid4().hex[:8]}')
+            bad.rename(aside)
+            say(f'{bad} is damaged ({wrong}); it is now {aside.name}, and {path.name} is used.')
+        return path
     if found:
         raise ValueError(f'No checkpoint in {folder} is whole. Bring one back from a copy, or '
                          'begin again in another folder.')
 
+# %% ../nbs/12_distributed.ipynb #94877d3b
 def prune(
     folder,  # the run's folder
     keep,  # checkpoints to keep
@@ -336,7 +349,7 @@ def prune(
     for path in checkpoints(folder)[keep:] + [*(Path(folder)/'checkpoints').glob('*.part')]:
         rmtree(path, ignore_errors=True)
 
-# %% ../nbs/12_distributed.ipynb #77d9600b
+# %% ../nbs/12_distributed.ipynb #ceb316c6
 def load_state(
     path,  # a checkpoint
     net,  # the network
@@ -345,34 +358,27 @@ def load_state(
 ):
     "Take everything from a checkpoint and return its facts, a dict with the number of steps."
     facts = json.loads((path/'state.json').read_text())
-    for name, to in [('net', net), ('ema', ema.net)]:
-        tensors = safetensors.torch.load_file(path/f'{name}.safetensors')
-        mine = weights(to)
-        wrong = misfit(*({k: tuple(t.shape) for k, t in d.items()} for d in (tensors, mine)))
-        if wrong: raise ValueError(f'{path} is of another network: {wrong}.')
-        with torch.no_grad():
-            for key, tensor in mine.items(): tensor.copy_(tensors[key])
+    load(path/'net.safetensors', net), load(path/'ema.safetensors', ema.net)
     state = {}
     for key, tensor in safetensors.torch.load_file(path/'opt.safetensors').items():
         i, name = key.split('/')
         state.setdefault(int(i), {})[name] = tensor
     groups = opt.opt.state_dict()['param_groups']
     opt.opt.load_state_dict(dict(state=state, param_groups=groups))
-    opt.param_groups, ema.step = opt.opt.param_groups, facts['ema_step']
+    ema.step = facts['ema_step']
     opt.skipped = torch.full_like(opt.skipped, facts['skipped'])
     return facts
 
-# %% ../nbs/12_distributed.ipynb #77356b29
+# %% ../nbs/12_distributed.ipynb #d7df42ab
 def environment():
     "What a run should remember of the machine and the code, a dict of words."
-    here = Path(__file__).parent if '__file__' in globals() else Path.cwd()
-    def git(*words):
-        done = subprocess.run(['git', '-C', here, *words], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else 'unknown'
-    cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return dict(python=platform.python_version(), torch=torch.__version__, host=platform.node(),
-                system=platform.platform(), processors=os.cpu_count(), cards=cards,
-                commit=git('rev-parse', 'HEAD'), diff=git('diff', 'HEAD', '--', '*.py'))
+    code, diff = commit(), ''
+    if code.endswith('+changes'):
+        here = find_spec('cfg_lessons').submodule_search_locations[0]
+        diff = subprocess.run(['git', '-C', here, 'diff', 'HEAD', '--', '.'], capture_output=True,
+                              text=True).stdout
+    return dict(machine=machine(), host=platform.node(), system=platform.platform(),
+                python=platform.python_version(), commit=code, diff=diff)
 
 def open_run(
     folder,  # the run's folder; it is made
@@ -617,7 +623,7 @@ def generate(
     if world.size > 1: dist.barrier()
     on_first(world, lambda: finish(folder, facts))
 
-# %% ../nbs/12_distributed.ipynb #3910439c
+# %% ../nbs/12_distributed.ipynb #151a86f2
 def begin(
     folder,  # where the pictures go
     facts,  # what is asked for
@@ -630,15 +636,24 @@ def begin(
         if json.loads(path.read_text()) != facts:
             raise ValueError(f'{folder} holds other pictures ({path.read_text()}); give another '
                              'folder.')
+        if not (folder/'there.npy').exists(): return make_room(folder, facts, labels)
         return np.flatnonzero(~np.load(folder/'there.npy'))
     if folder.exists() and any(folder.glob('*.npy')):
         raise ValueError(f'{folder} holds pictures already; give another folder.')
-    folder.mkdir(parents=True, exist_ok=True)
-    kinds = [('images', np.uint8, (len(labels), *facts['shape'])), ('there', bool, (len(labels),))]
-    for name, kind, shape in kinds:
-        np.lib.format.open_memmap(folder/f'{name}.npy', 'w+', kind, shape).flush()
-    with whole_file(folder/'labels.npy') as f: np.save(f, labels)
     with whole_file(path) as f: f.write(json.dumps(facts).encode())
+    return make_room(folder, facts, labels)
+
+# %% ../nbs/12_distributed.ipynb #0f2a5490
+def make_room(
+    folder,  # where the pictures go
+    facts,  # what is asked for
+    labels,  # the class of every picture, (N,)
+):
+    "Make the arrays, last the one that says what is there; return the numbers of all pictures."
+    shape = len(labels), *facts['shape']
+    np.lib.format.open_memmap(folder/'images.npy', 'w+', np.uint8, shape).flush()
+    for name, array in [('labels', labels), ('there', np.zeros(len(labels), bool))]:
+        with whole_file(folder/f'{name}.npy') as f: np.save(f, array)
     return np.arange(len(labels))
 
 def finish(

@@ -142,6 +142,20 @@ def test_a_damaged_checkpoint_is_passed_over(straight, tmp_path, capsys, name, d
     assert same(straight, tmp_path)
 
 
+def test_a_damaged_checkpoint_is_not_in_the_way(straight, tmp_path, capsys):
+    "Its step is saved again when it comes round, it is not counted among those to keep, and every fact in it is guarded."
+    engine_worker.run(tmp_path, plan=dict(steps=9))
+    state = checkpoints(tmp_path)[0]/'state.json'
+    state.write_text(state.read_text().replace('"step": 9', '"step": 8'))
+    assert engine_worker.run(tmp_path, plan=dict(steps=11)) == 'done'
+    assert 'state.json is not what was written' in capsys.readouterr().err
+    assert [p.name for p in checkpoints(tmp_path)] == ['step_000000011', 'step_000000009', 'step_000000006']
+    assert not any(map(fault, checkpoints(tmp_path)))
+    assert [p.name[:22] for p in (tmp_path/'checkpoints').glob('damaged*')] == ['damaged_step_000000009']
+    engine_worker.run(tmp_path)
+    assert same(straight, tmp_path)
+
+
 def test_nothing_whole_is_said_and_left_alone(tmp_path):
     engine_worker.run(tmp_path, plan=dict(steps=3))
     (checkpoints(tmp_path)[0]/'net.safetensors').write_bytes(b'')
@@ -223,6 +237,11 @@ def test_pictures_depend_on_seed_and_number_alone(tmp_path):
     asked.clear()
     generate(tmp_path/'cut', draw, labels, (1, 8, 8), World(), batch_size=4)
     assert asked == [4, 4] and (open_images(tmp_path/'cut')[0] == sets[0]).all()  # the first five were there
+    (tmp_path/'room').mkdir()  # killed while room was being made
+    (tmp_path/'room'/'asked.json').write_bytes((tmp_path/'cut'/'asked.json').read_bytes())
+    (tmp_path/'room'/'images.npy').write_bytes(b'torn')
+    generate(tmp_path/'room', draw, labels, (1, 8, 8), World(), batch_size=13)
+    assert (open_images(tmp_path/'room')[0] == sets[0]).all()
     for other in (dict(seed=1), dict(labels=labels[::-1])):
         with pytest.raises(ValueError, match='holds other pictures'):
             generate(tmp_path/'cut', draw, **dict(labels=labels, shape=(1, 8, 8), world=World(), batch_size=4) | other)
