@@ -58,8 +58,8 @@ bench: $(READY)  ## time U-Net, training and samplers against other libraries (C
 twin: $(READY)  ## compare our U-Net's answers and gradients with guided-diffusion's (CHECKOUT=folder of openai/guided-diffusion)
 	@$(BIN)/python -m cfg_lessons.bench twin --checkout "$(CHECKOUT)" $(ARGS)
 
-gpu-check:  ## time training and sampling on a graphics card, with the PyTorch that PYTHON has
-	@$(PYTHON) -m cfg_lessons.bench ADM64 ADM128 $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
+gpu-check:  ## time and compare training and sampling on a graphics card, with the PyTorch that PYTHON has
+	@$(PYTHON) -m cfg_lessons.bench engine ADM64 ADM128 $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
 
 clean:  ## remove .venv and everything made by tools
 	rm -rf .venv build dist *.egg-info .pytest_cache

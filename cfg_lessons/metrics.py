@@ -8,8 +8,8 @@ __all__ = ['INCEPTION', 'WHERE', 'MADE', 'ALIKE', 'FOUND', 'check_features', 'ch
            'inception_score', 'inside', 'precision_recall', 'kernel_distance', 'DigitsFeatures', 'sha256',
            'fidelity_register', 'check_weights', 'register', 'digits_features', 'check_bytes', 'size_of', 'Extractor',
            'PictureFiles', 'open_pictures', 'Measured', 'measure', 'Reference', 'make_reference', 'save_reference',
-           'load_reference', 'evaluate', 'machine', 'commit', 'write_card', 'card_name', 'read_cards', 'check_alike',
-           'Curve', 'curve']
+           'load_reference', 'evaluate', 'machine', 'commit', 'stamp', 'write_card', 'card_name', 'read_cards',
+           'check_alike', 'Curve', 'curve']
 
 # %% ../nbs/08_metrics.ipynb #96d17474
 import hashlib
@@ -655,7 +655,7 @@ def evaluate(
                 extractor=name, layer=layer, extractor_sha256=weights,
                 seconds=round(time.perf_counter() - start, 2))
 
-# %% ../nbs/08_metrics.ipynb #46b66f18
+# %% ../nbs/08_metrics.ipynb #1ee4715d
 MADE = ('dataset', 'guidance', 'w', 'p_uncond', 'T', 'sampler', 'mix', 'seed', 'network',
         'checkpoint_sha256', 'command')  # how samples were made; the caller of `evaluate` knows
 ALIKE = ('dataset', 'n', 'splits', 'keep', 'size', 'resize', 'files', 'reference', 'preparation',
@@ -684,7 +684,12 @@ def commit():
         return git('rev-parse', '--short=12', 'HEAD') + ('+changes' if changed else '')
     except (OSError, subprocess.CalledProcessError): return 'unknown'
 
-# %% ../nbs/08_metrics.ipynb #4d36e9b1
+def stamp():
+    "What every record of a measurement says: code, machine and time, a dict of words."
+    return dict(commit=commit(), machine=machine(),
+                date=datetime.now(timezone.utc).isoformat(timespec='seconds'))
+
+# %% ../nbs/08_metrics.ipynb #73225562
 def write_card(
     folder,  # e.g. data/results/digits; it is made
     card,  # how samples were made and what `evaluate` found, a dict
@@ -695,8 +700,7 @@ def write_card(
     if missing: raise ValueError(f'The card lacks {", ".join(missing)}.')
     card = {k: v.item() if hasattr(v, 'item') else v for k, v in card.items()}
     card |= {k: float(card[k]) for k in ('w', 'p_uncond', 'mix')}
-    card |= dict(commit=commit(), machine=machine(),
-                 date=datetime.now(timezone.utc).isoformat(timespec='seconds'))
+    card |= stamp()
     for k, v in card.items():
         plain = v is None or isinstance(v, (str, int, float))
         if not plain or isinstance(v, float) and not math.isfinite(v):

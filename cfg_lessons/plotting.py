@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'MARKERS', 'STYLE', 'panel', 'panels', 'Picture', 'palette_of', 'show', 'film', 'scatter', 'bare', 'mesh',
-           'shade', 'tile', 'pictures', 'Table', 'trade_off', 'progress']
+           'shade', 'tile', 'pictures', 'Table', 'trade_off', 'smooth', 'curves', 'progress']
 
 # %% ../nbs/90_plotting.ipynb #14535fe2
 import base64
@@ -248,6 +248,44 @@ def trade_off(
         ax.set_xticklabels(['0', '.1', '.3', '.5', '1', '2', '3', '4'])
     axes[2].set(xlabel=score, ylabel=fid)
     axes[0].legend(fontsize=8.5)
+    return fig
+
+# %% ../nbs/90_plotting.ipynb #928f0800
+def smooth(
+    y,  # numbers, (N,); NaN where there is none
+    n,  # over how many to take the mean
+):
+    "Each number's mean with the n - 1 before it, without those that are missing, (N,)."
+    y = np.asarray(y, float)
+    total, count = np.nancumsum(y), np.cumsum(~np.isnan(y))
+    before = np.maximum(np.arange(len(y)) - n, -1)
+    total -= np.where(before >= 0, np.nancumsum(y)[before], 0)
+    count = count - np.where(before >= 0, count[before], 0)
+    return np.where(count, total/np.maximum(count, 1), np.nan)
+
+def curves(
+    lines,  # of a log, as from chapter 12's `read_log`
+    edges=(-10, -5, -2, 0, 2, 5, 10),  # log-SNR between the buckets
+):
+    "Loss, loss by log-SNR, norm of the gradient and speed against the step: a figure."
+    if not lines: raise ValueError('The log has no step yet; wait for its first line.')
+    take = lambda name: np.array([v.get(name) for v in lines], float)
+    fig, axes = panels(2, 2, size=(4, 2.6))
+    step, n = take('step'), max(1, len(lines)//20)
+    for ax, name, title in zip(axes[[0, 2, 3]], ('loss', 'norm', 'images_per_second'),
+                               ('loss', 'norm of the gradient', 'pictures a second')):
+        ax.plot(step, take(name), color=PALETTE[5], lw=.8)
+        ax.plot(step, smooth(take(name), n), color=PALETTE[0])
+        ax.set(xlabel='step', title=title)
+    skips = np.diff(take('skipped'), prepend=0) > 0
+    axes[2].plot(step[skips], take('norm')[skips], 'X', color=PALETTE[1], label='a step left out')
+    if skips.any(): axes[2].legend(fontsize=8.5)
+    buckets = np.array([v['by_logsnr'] for v in lines], float).T
+    names = [f'< {edges[0]}', *[f'{a} to {b}' for a, b in zip(edges, edges[1:])], f'> {edges[-1]}']
+    for i, (name, y) in enumerate(zip(names, buckets)):
+        axes[1].plot(step, smooth(y, n), color=plt.cm.cividis(i/len(names)), lw=1.3, label=name)
+    axes[1].set(yscale='log', xlabel='step', title='loss by log-SNR')
+    axes[1].legend(fontsize=7, ncols=1, loc='center left', bbox_to_anchor=(1, .5))
     return fig
 
 # %% ../nbs/90_plotting.ipynb #974bbef1

@@ -3,6 +3,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,17 +14,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import engine_worker
 from cfg_lessons.classifier_free import classifier_free
 from cfg_lessons.diffusion import cosine
-from cfg_lessons.distributed import Engine, Plan, World, checkpoints, fault, generate, keep_training, read_log
+from cfg_lessons.distributed import Engine, Plan, World, album, checkpoints, fault, generate, keep_training, read_log
 from cfg_lessons.images import open_images
 from cfg_lessons.sampling import ancestral, clipped, last, sample
-from cfg_lessons.training import load
+from cfg_lessons.training import denoising_loss, load
 from cfg_lessons.unet import DIGITS, UNet
 
 ROOT = Path(__file__).resolve().parent.parent
+MADE = dict(w=.5, steps=8)
 
 
 def same(a, b):
@@ -69,6 +72,77 @@ def test_exact_resume(straight, tmp_path, stop):
     assert engine_worker.run(tmp_path) == 'done'
     assert same(straight, tmp_path)
     assert [line['step'] for line in read_log(tmp_path)] == list(range(1, 13))
+
+
+@pytest.mark.parametrize('option', [dict(channels_last=True), dict(bf16=True, recompute=True), dict(parts=4, clip=0.)])
+def test_exact_resume_with_switches(tmp_path, option):
+    for folder, ends in (('straight', (8,)), ('cut', (3, 8))):
+        for end in ends: engine_worker.run(tmp_path/folder, plan=dict(steps=end) | option)
+    assert same(tmp_path/'straight', tmp_path/'cut')
+
+
+def test_one_engine_used_again(straight, tmp_path):
+    "What a notebook does: the same engine asked to go on, after a signal and after the end; and an engine that others have overtaken."
+    world, plan = World(), Plan(steps=12, batch_size=16, lr=1e-3, warm=4, save_every=3, log_every=1)
+    torch.manual_seed(0)
+    engine, calls = Engine(tmp_path, UNet(DIGITS), plan, world), []
+    stale = Engine(tmp_path, UNet(DIGITS), plan, world)
+    def loss(denoiser, x, label, note):
+        calls.append(1)
+        if len(calls) == 5: os.kill(os.getpid(), signal.SIGTERM)
+        if len(calls) == 9: raise KeyboardInterrupt
+        return denoising_loss(denoiser, cosine, x, label, .2, note=note)
+    assert keep_training(engine, loss, engine_worker.DATA) == 'stopped'
+    with pytest.raises(ValueError, match='at step 5, or .*; make a new Engine'): keep_training(stale, loss, engine_worker.DATA)
+    with pytest.raises(KeyboardInterrupt): keep_training(engine, loss, engine_worker.DATA)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    with pytest.raises(ValueError, match='make a new Engine'): keep_training(engine, loss, engine_worker.DATA)
+    engine = Engine(tmp_path, UNet(DIGITS).eval(), plan, world)  # handed over in the wrong mode
+    assert [keep_training(engine, loss, engine_worker.DATA) for _ in range(2)] == ['done', 'done']
+    assert same(straight, tmp_path)
+
+
+def test_two_at_work_in_one_folder(tmp_path):
+    "The second is told so, and disturbs nothing; when the first is gone, even by kill -9, the folder is free."
+    plan = dict(steps=150, save_every=3)
+    pid = forked(engine_worker.run, tmp_path, plan=plan, at={'each': 'slow'})
+    while not (tmp_path/'log.jsonl').exists() or not read_log(tmp_path):
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        time.sleep(.05)
+    with pytest.raises(ValueError, match='Somebody else is at work in|does not stand where'): engine_worker.run(tmp_path, plan=plan)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert engine_worker.run(tmp_path, plan=plan | dict(steps=6)) == 'done' and not any(map(fault, checkpoints(tmp_path)))
+
+
+def test_what_it_refuses_leaves_no_trace(tmp_path):
+    for wrong in (dict(lr=-1.), dict(warm=0), dict(seed=-1), dict(seed=2**70), dict(steps=12.5), dict(batch_size='16'), dict(clip=float('nan')), dict(parts=0)):
+        with pytest.raises(ValueError, match=f'{[*wrong][0]} is .*; it must be'): engine_worker.run(tmp_path, plan=wrong)
+    plan = Plan(steps=3, batch_size=8, recompute=True)
+    with pytest.raises(ValueError, match='recompute is for'): Engine(tmp_path, torch.nn.Linear(2, 2), plan, World())
+    with pytest.raises(ValueError, match='batch norm'): Engine(tmp_path, torch.nn.Sequential(torch.nn.BatchNorm2d(1)), plan, World())
+    with pytest.raises(ValueError, match='lr is in the plan already'): engine_worker.run(tmp_path, settings=dict(lr=1))
+    with pytest.raises(ValueError, match='more than finite numbers'): engine_worker.run(tmp_path, settings=dict(p=float('nan')))
+    assert not [p for p in tmp_path.rglob('*') if p.is_file()]
+    assert engine_worker.run(tmp_path, plan=dict(steps=3)) == 'done'
+    x, y = engine_worker.DATA
+    engine = Engine(tmp_path, UNet(DIGITS), Plan(steps=6, batch_size=16, lr=1e-3, warm=4, save_every=3, log_every=1), World())
+    with pytest.raises(ValueError, match='classes was .* and is'): keep_training(engine, None, (x, (y + 1) % 10))
+    for text, complaint in (('', 'settings.json is damaged'), ('[]', 'settings.json is damaged'), (None, 'settings.json is missing')):
+        (tmp_path/'settings.json').unlink() if text is None else (tmp_path/'settings.json').write_text(text)
+        with pytest.raises(ValueError, match=complaint): engine_worker.run(tmp_path)
+    assert not fault(checkpoints(tmp_path)[0])
+
+
+def test_only_checkpoints_are_taken_for_checkpoints(tmp_path):
+    engine_worker.run(tmp_path, plan=dict(steps=6))
+    there = tmp_path/'checkpoints'
+    shutil.copytree(there/'step_000000003', there/'step_mybackup1')
+    assert [p.name for p in checkpoints(tmp_path)] == ['step_000000006', 'step_000000003']
+    (there/'step_000000006').rename(there/'step_000000009')
+    assert fault(there/'step_000000009') == 'it is of step 6'
+    engine_worker.run(tmp_path, plan=dict(steps=6, keep=1))
+    assert [p.name[:7] for p in sorted(there.iterdir())] == ['damaged', 'step_00', 'step_my']
 
 
 def test_options_that_must_not_matter_much(straight, tmp_path):
@@ -182,7 +256,7 @@ def test_other_settings_are_refused(tmp_path):
     with pytest.raises(ValueError, match='p_uncond was 0.1 and is 0.2; seed was 0 and is 1'):
         engine_worker.run(tmp_path, plan=dict(seed=1), settings=dict(p_uncond=.2))
     engine_worker.run(tmp_path, plan=dict(log_every=2, save_every=5), settings=dict(p_uncond=.1))  # habits may change
-    with pytest.raises(ValueError, match='must divide by 3'): engine_worker.run(tmp_path/'other', plan=dict(parts=3))
+    with pytest.raises(ValueError, match='must be a multiple of 3'): engine_worker.run(tmp_path/'other', plan=dict(parts=3))
     assert not (tmp_path/'other').exists()
 
 
@@ -191,20 +265,77 @@ def test_not_finite_is_left_out_and_counted(tmp_path):
     lines = read_log(tmp_path/'a')
     assert [line['skipped'] for line in lines] == [0]*4 + [1]*3 + [2]*5
     assert all(np.isfinite([line['loss'] or 0, *(b or 0 for b in line['by_logsnr'])]).all() for line in lines)
-    with pytest.raises(ValueError, match=r'3 steps in a row .* rank 0 \(last in step 6\)\. .* mixed_seed\(0, rank, step\)'):
+    with pytest.raises(ValueError, match=r'the last 3 had .* rank 0 \(last in step 6, counted from 0\)\. .* mixed_seed\(0, rank, step\)'):
         engine_worker.run(tmp_path/'b', plan=dict(patience=3), at={'4': 'nan', '5': 'nan', '6': 'nan'})
     assert checkpoints(tmp_path/'b')[0].name == 'step_000000006' and not fault(checkpoints(tmp_path/'b')[0])
+    bad = {str(i): 'nan' for i in range(2, 9)}  # it has recovered by the time it is looked at, or it is looked at in time
+    assert engine_worker.run(tmp_path/'c', plan=dict(patience=8, log_every=100), at=bad) == 'done'
+    with pytest.raises(ValueError, match='Stopped after 8 steps: the last 6'):
+        engine_worker.run(tmp_path/'d', plan=dict(patience=4, log_every=100), at=bad)
+    for _ in range(2):  # it remembers across restarts
+        try: engine_worker.run(tmp_path/'e', plan=dict(patience=6), at={'each': 'nan', '3': 'nan_and_term'})
+        except ValueError as e: assert 'Stopped after 6 steps: the last 6' in str(e)
+    assert engine_worker.run(tmp_path/'f', plan=dict(patience=4), at=bad | {'3': 'nan_and_term'}) == 'stopped'  # and saves before it complains
 
 
 def test_two_processes(tmp_path):
     "They agree on the weights, resume exactly, and say once what is wrong."
-    for folder, steps in (('whole', 8), ('cut', 5), ('cut', 8)):
-        done = torchrun(tmp_path/folder, dict(plan=dict(steps=steps)))
-        assert done.returncode == 0, done.stderr
-    assert same(tmp_path/'whole', tmp_path/'cut')
-    assert (tmp_path/'whole'/'rank0').read_text() == (tmp_path/'whole'/'rank1').read_text()
-    done = torchrun(tmp_path/'whole', dict(plan=dict(steps=9, seed=5)))
+    for n in (2, 3):  # with three, the order of a sum of gradients begins to matter
+        for folder, steps in (('whole', 8), ('cut', 5), ('cut', 8)):
+            done = torchrun(tmp_path/folder/str(n), dict(plan=dict(steps=steps, batch_size=12)), n=n)
+            assert done.returncode == 0, done.stderr
+        assert same(tmp_path/'whole'/str(n), tmp_path/'cut'/str(n))
+    assert len({(tmp_path/'whole'/'3'/f'rank{r}').read_text() for r in range(3)}) == 1
+    done = torchrun(tmp_path/'whole'/'2', dict(plan=dict(steps=9, seed=5, batch_size=12)))
     assert done.returncode != 0 and done.stderr.count('seed was 0 and is 5') == 1  # not once a rank
+
+
+def test_another_number_of_processes(tmp_path):
+    "Two processes, then one, then two: it says what it cannot keep; every step has the pictures that one process alone would have."
+    spy = {'each': 'spy'}
+    engine_worker.run(tmp_path/'alone', plan=dict(steps=6, flip=True), at=spy)
+    for n, steps in ((2, 2), (1, 4), (2, 6)):
+        done = torchrun(tmp_path/'many', dict(plan=dict(steps=steps, flip=True), at=spy), n=n)
+        assert done.returncode == 0, done.stderr
+    assert [(line['from_step'], line['processes']) for line in read_log(tmp_path/'many', 'start')] == [(0, 2), (2, 1), (4, 2)]
+    said = [line['text'] for line in read_log(tmp_path/'many', 'warning')]
+    assert len(said) == 2 and 'had 2 processes and has 1' in said[0] and 'noise and dropped labels do not' in said[0]
+    def seen(run):
+        lines = [json.loads(line) for p in sorted((tmp_path/run).glob('seen*')) for line in p.read_text().splitlines()]
+        return {step: sum((pictures for s, pictures in lines if s == step), []) for step in range(6)}
+    assert seen('alone') == seen('many') and len({str(v) for v in seen('alone').values()}) == 6
+
+
+def test_an_error_of_one_rank_is_said(tmp_path):
+    "What one rank alone finds wrong is not lost, and ends the job."
+    done = torchrun(tmp_path/'one', dict(plan=dict(steps=6), at={'2': 'refuse'}, only_rank=1))
+    assert done.returncode != 0 and 'rank 1 does not like it' in done.stderr
+    done = torchrun(tmp_path/'other', dict(plan=dict(steps=6, save_every=2), at={'each': 'bad_each'}))
+    assert done.returncode != 0 and 'the pictures could not be drawn' in done.stderr and 'RuntimeError' in done.stderr
+
+
+def test_a_torn_line_of_the_log_spoils_no_other(tmp_path):
+    engine_worker.run(tmp_path, plan=dict(steps=3))
+    with open(tmp_path/'log.jsonl', 'ab') as f: f.write(b'{"event": "step", "st\xc3')
+    engine_worker.run(tmp_path, plan=dict(steps=6))
+    assert [line['step'] for line in read_log(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert [line['from_step'] for line in read_log(tmp_path, 'start')] == [0, 3]
+
+
+def test_what_a_run_leaves_to_look_at(tmp_path):
+    "TensorBoard's file has the numbers of the log, once each; the same pictures at every checkpoint; no more than that."
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    net = UNet(DIGITS)
+    for steps in (4, 6):
+        engine = Engine(tmp_path, net, Plan(steps=steps, batch_size=8, save_every=2, log_every=1, warm=1, flip=False), World())
+        def draw(net, noise, label): return noise(torch.empty(len(label), 1, 8, 8)) + net.out[2].weight.sum()
+        def loss(denoiser, x, label, note): return denoising_loss(denoiser, cosine, x, label, note=note)
+        assert keep_training(engine, loss, engine_worker.DATA, album(tmp_path, draw, torch.arange(5), 3)) == 'done'
+    seen = EventAccumulator(str(tmp_path/'tensorboard')).Reload().Scalars('loss')
+    assert [(e.step, np.float32(e.value)) for e in seen] == [(line['step'], np.float32(line['loss'])) for line in read_log(tmp_path)]
+    pages = [np.asarray(Image.open(p)) for p in sorted((tmp_path/'samples').iterdir())]
+    assert [p.name for p in sorted((tmp_path/'samples').iterdir())] == [f'step_{s:09}.png' for s in (2, 4, 6)]
+    assert pages[0].shape == (16, 24) and (pages[0][8:, 16:] == 255).all() and (pages[0] != pages[1]).any()
 
 
 def test_one_of_two_dies(tmp_path):
@@ -227,21 +358,28 @@ def test_pictures_depend_on_seed_and_number_alone(tmp_path):
         if len(asked) == stop: raise KeyboardInterrupt
         z = noise(torch.empty(len(label), 1, 8, 8))
         return last(sample(clipped(classifier_free(net, .5)), z, label, cosine(torch.linspace(1, 0, 9)), partial(ancestral, mix=.3, noise=noise)))
-    for batch in (1, 5, 13): generate(tmp_path/str(batch), draw, labels, (1, 8, 8), World(), batch_size=batch)
+    for batch in (1, 5, 13): generate(tmp_path/str(batch), draw, labels, (1, 8, 8), World(), MADE, batch_size=batch)
     sets = [open_images(tmp_path/str(batch))[0] for batch in (1, 5, 13)]
     assert (sets[0] == sets[1]).all() and (sets[0] == sets[2]).all() and (open_images(tmp_path/'5')[1] == labels).all()
     assert len({s.tobytes() for s in sets[0]}) == 13
     asked.clear()
-    with pytest.raises(KeyboardInterrupt): generate(tmp_path/'cut', partial(draw, stop=2), labels, (1, 8, 8), World(), batch_size=5)
+    with pytest.raises(KeyboardInterrupt): generate(tmp_path/'cut', partial(draw, stop=2), labels, (1, 8, 8), World(), MADE, batch_size=5)
     with pytest.raises(ValueError, match='no notes.json'): open_images(tmp_path/'cut')
     asked.clear()
-    generate(tmp_path/'cut', draw, labels, (1, 8, 8), World(), batch_size=4)
+    generate(tmp_path/'cut', draw, labels, (1, 8, 8), World(), MADE, batch_size=4)
     assert asked == [4, 4] and (open_images(tmp_path/'cut')[0] == sets[0]).all()  # the first five were there
     (tmp_path/'room').mkdir()  # killed while room was being made
     (tmp_path/'room'/'asked.json').write_bytes((tmp_path/'cut'/'asked.json').read_bytes())
     (tmp_path/'room'/'images.npy').write_bytes(b'torn')
-    generate(tmp_path/'room', draw, labels, (1, 8, 8), World(), batch_size=13)
+    generate(tmp_path/'room', draw, labels, (1, 8, 8), World(), MADE, batch_size=13)
     assert (open_images(tmp_path/'room')[0] == sets[0]).all()
-    for other in (dict(seed=1), dict(labels=labels[::-1])):
+    for wrong in (dict(batch_size=0), dict(labels=labels + .5), dict(shape=(1, -8, 8)), dict(seed=-1)):
+        with pytest.raises(ValueError, match='must be|give a'):
+            generate(tmp_path/'new', draw, **dict(labels=labels, shape=(1, 8, 8), world=World(), made=MADE, batch_size=4) | wrong)
+    assert not (tmp_path/'new').exists()
+    with pytest.raises(ValueError, match='draw returned'): generate(tmp_path/'flat', lambda noise, label: torch.zeros(1, 8, 8), labels, (1, 8, 8), World(), MADE)
+    (tmp_path/'flat'/'images.npy').write_bytes((tmp_path/'flat'/'images.npy').read_bytes()[:300])
+    with pytest.raises(ValueError, match='is damaged'): generate(tmp_path/'flat', draw, labels, (1, 8, 8), World(), MADE)
+    for other in (dict(seed=1), dict(labels=labels[::-1]), dict(made=MADE | dict(w=1.))):
         with pytest.raises(ValueError, match='holds other pictures'):
-            generate(tmp_path/'cut', draw, **dict(labels=labels, shape=(1, 8, 8), world=World(), batch_size=4) | other)
+            generate(tmp_path/'cut', draw, **dict(labels=labels, shape=(1, 8, 8), world=World(), made=MADE, batch_size=4) | other)
