@@ -134,7 +134,7 @@ def asked_to_stop(
     finally:
         for s, handler in before.items(): signal.signal(s, handler)
 
-# %% ../nbs/12_distributed.ipynb #657bbd8e
+# %% ../nbs/12_distributed.ipynb #45e1cd7d
 @dataclass(frozen=True)
 class Plan:
     "How to train. Together with the network, the data and the loss, it decides the weights."
@@ -162,6 +162,7 @@ class Plan:
 # What may change when a run goes on
 HABITS = ('steps', 'save_every', 'keep', 'log_every', 'patience', 'hold', 'flops', 'peak')
 
+# %% ../nbs/12_distributed.ipynb #72c7898c
 def check_plan(
     plan,  # a Plan
     world,  # a World
@@ -678,7 +679,7 @@ def alone_in(
     finally:
         for f in handle: f.close()
 
-# %% ../nbs/12_distributed.ipynb #f3df616a
+# %% ../nbs/12_distributed.ipynb #36bde26c
 def save_now(
     engine,  # an Engine
     step,  # number of steps taken
@@ -705,6 +706,7 @@ def report(
     def write(): log_line(engine.folder, found), to_board(engine.board, found)
     on_first(engine.world, write)
 
+# %% ../nbs/12_distributed.ipynb #b57bafa6
 def look(
     engine,  # an Engine
     step,  # number of steps taken
