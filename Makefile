@@ -51,6 +51,9 @@ checkpoints: $(READY)  ## train the stored digits networks again (about three qu
 results: $(READY)  ## make the metric cards of the digits that are not stored yet (an hour or two on two cores)
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/11_digits.ipynb
 
+rehearsal: $(READY)  ## the full ImageNet run in miniature: prepare, train, generate, evaluate (about ten minutes on two cores)
+	@$(BIN)/cfg-rehearse $(ARGS)
+
 bench: $(READY)  ## time U-Net, training and samplers against other libraries (CHECKOUT=folder of openai/guided-diffusion adds that one)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,bench]'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m cfg_lessons.bench forward training options samplers $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
@@ -64,5 +67,5 @@ gpu-check:  ## time and compare training and sampling on a graphics card, with t
 clean:  ## remove .venv and everything made by tools
 	rm -rf .venv build dist *.egg-info .pytest_cache
 
-.PHONY: help setup lab test doctor export outputs checkpoints results bench twin gpu-check clean
+.PHONY: help setup lab test doctor export outputs checkpoints results rehearsal bench twin gpu-check clean
 .DEFAULT_GOAL := help

@@ -11,7 +11,7 @@ __all__ = ['MIDDLING', 'SWITCHES', 'COMPILED', 'PRECISIONS', 'BENCHES', 'clock_o
            'guided_run', 'alone', 'largest', 'gpu_training', 'gpu_sampling', 'patterns', 'engine_run', 'gpu_losses',
            'gpu_resume', 'cpu_bench', 'twin_bench', 'gpu_bench', 'table', 'facts_of', 'main', 'said']
 
-# %% ../nbs/94_bench.ipynb #d7db5664
+# %% ../nbs/94_bench.ipynb #ad859f88
 import argparse
 import copy
 import gc
@@ -35,8 +35,8 @@ import torch
 
 from .classifier_free import classifier_free
 from .diffusion import NULL, cosine
-from .distributed import (Careful, Engine, Plan, World, checkpoints, equipped, in_parts,
-                                     keep_training, or_nan, read_log)
+from .distributed import (Careful, Engine, Plan, World, adamw, checkpoints, equipped,
+                                     in_parts, keep_training, or_nan, read_log)
 from .metrics import stamp
 from .networks import cosine_step, in_bf16
 from .sampling import ancestral, clipped, ddim, heun, last, multistep, sample
@@ -345,7 +345,7 @@ def training_makers(
     if compiled: cases[f'ours, {words}, compiled'] = partial(make, 'ours', *way, compiled=True)
     return cases
 
-# %% ../nbs/94_bench.ipynb #cee312c9
+# %% ../nbs/94_bench.ipynb #8e4ea358
 SWITCHES = {'nothing': {}, 'channels_last': dict(channels_last=True), 'bf16': dict(bf16=True),
             'bf16, channels_last': dict(bf16=True, channels_last=True),
             'parts = 4': dict(parts=4), 'recompute': dict(recompute=True)}
@@ -362,7 +362,7 @@ def engine_step(
     batch = made_up(config, plan.batch_size, device, layout)
     net = UNet(config).to(device=device, memory_format=layout)
     ready = equipped(net, plan, World(device=device))
-    opt = Careful(torch.optim.AdamW(net.parameters(), plan.lr, fused=True), plan.clip)
+    opt = Careful(adamw(net, plan), plan.clip)
     denoiser = in_bf16(ready) if plan.bf16 else ready
     def loss(x, label): return or_nan(denoising_loss(denoiser, cosine, x, label))
     return training_step(in_parts(loss, plan.parts, ready), net, opt, *batch)
@@ -516,18 +516,20 @@ def tables_apart(
         worst = max(worst, float(np.abs(difference).max()))
     return worst
 
-# %% ../nbs/94_bench.ipynb #5699bcd8
+# %% ../nbs/94_bench.ipynb #a84eb8cc
 def flops(
     config,  # a UNetConfig
+    make=UNet,  # or UNetClassifier
 ):
     "Operations of one call with one picture, counted without computing: sums and products each."
     from torch.utils.flop_counter import FlopCounterMode
     with torch.device('meta'), FlopCounterMode(display=False) as counter:
-        net, kept = UNet(config), []
+        net, kept = make(config), []
         h, emb = torch.empty(1, config.channels, *2*[config.side]), torch.empty(1, 4*config.width)
         for stage in net.input_blocks: kept.append(h := stage(h, emb))
         h = net.middle_block(h, emb)
-        for stage in net.output_blocks: h = stage(torch.cat([h, kept.pop()], 1), emb)
+        for stage in getattr(net, 'output_blocks', ()):
+            h = stage(torch.cat([h, kept.pop()], 1), emb)
         net.out(h)
     return counter.get_total_flops()
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['HABITS', 'EDGES', 'World', 'joined', 'on_first', 'in_one_voice', 'asked_to_stop', 'Plan', 'check_plan', 'fed', 'held',
-           'equipped', 'Careful', 'or_nan', 'in_parts', 'save_state', 'own_hash', 'fingerprint', 'flush_folder',
-           'checkpoints', 'fault', 'newest_whole', 'prune', 'load_state', 'environment', 'open_run', 'agree',
-           'log_line', 'read_log', 'Meter', 'reading', 'board', 'to_board', 'album', 'Engine', 'check_net', 'alone_in',
-           'save_now', 'report', 'look', 'keep_training', 'work', 'fresh', 'settled', 'generate', 'fill', 'check_asked',
-           'begin', 'make_room', 'finish', 'quicker']
+           'equipped', 'Careful', 'adamw', 'or_nan', 'in_parts', 'save_state', 'own_hash', 'fingerprint',
+           'flush_folder', 'checkpoints', 'fault', 'newest_whole', 'prune', 'load_state', 'environment', 'open_run',
+           'agree', 'log_line', 'read_log', 'Meter', 'reading', 'board', 'to_board', 'album', 'Engine', 'check_net',
+           'alone_in', 'save_now', 'report', 'look', 'keep_training', 'work', 'fresh', 'settled', 'generate', 'fill',
+           'check_asked', 'begin', 'make_room', 'finish', 'quicker']
 
 # %% ../nbs/12_distributed.ipynb #f3ac72f4
 import hashlib
@@ -134,7 +134,7 @@ def asked_to_stop(
     finally:
         for s, handler in before.items(): signal.signal(s, handler)
 
-# %% ../nbs/12_distributed.ipynb #45e1cd7d
+# %% ../nbs/12_distributed.ipynb #af1a9c56
 @dataclass(frozen=True)
 class Plan:
     "How to train. Together with the network, the data and the loss, it decides the weights."
@@ -143,6 +143,7 @@ class Plan:
     lr: float = 1e-4  # learning rate after warming up
     warm: int = 1000  # steps of warming up
     decay: float = .9999  # memory of the moving average
+    weight_decay: float = 0.  # AdamW's
     clip: float = 1.  # largest norm of the whole gradient; 0 for no limit
     flip: bool = True  # whether to mirror half of the pictures
     seed: int = 0  # of order, noise, dropped labels and dropout
@@ -162,7 +163,7 @@ class Plan:
 # What may change when a run goes on
 HABITS = ('steps', 'save_every', 'keep', 'log_every', 'patience', 'hold', 'flops', 'peak')
 
-# %% ../nbs/12_distributed.ipynb #72c7898c
+# %% ../nbs/12_distributed.ipynb #56eca729
 def check_plan(
     plan,  # a Plan
     world,  # a World
@@ -173,7 +174,7 @@ def check_plan(
         value = getattr(plan, name)
         if type(value) is not int or not least <= value < 2**63:
             raise ValueError(f'{name} is {value!r}; it must be a whole number, {least} or more.')
-    for name, end in [('lr', float('inf')), ('clip', float('inf')), ('decay', 1.)]:
+    for name, end in [(k, float('inf')) for k in ('lr', 'clip', 'weight_decay')] + [('decay', 1.)]:
         value = getattr(plan, name)
         if type(value) not in (int, float) or not 0 <= value < end:
             raise ValueError(f'{name} is {value!r}; it must be a number, 0 or more'
@@ -229,7 +230,7 @@ def equipped(
     if world.size == 1: return net
     return DistributedDataParallel(net)
 
-# %% ../nbs/12_distributed.ipynb #6c48a410
+# %% ../nbs/12_distributed.ipynb #a2572c8e
 class Careful:
     """An optimizer that clips, leaves out a step whose gradient is not finite, and keeps count,
     without making the device wait."""
@@ -262,6 +263,13 @@ class Careful:
         self.opt.grad_scale, self.opt.found_inf = None, bad  # as torch.amp.GradScaler does
         self.opt.step()
         self.skipped, self.in_a_row = self.skipped + bad, (self.in_a_row + bad)*bad
+
+def adamw(
+    net,  # the network to train
+    plan,  # a Plan
+):
+    "The optimizer of a plan."
+    return torch.optim.AdamW(net.parameters(), plan.lr, weight_decay=plan.weight_decay, fused=True)
 
 def or_nan(
     value,  # a loss, a scalar
@@ -606,7 +614,7 @@ def album(
         with whole_file(Path(folder)/'samples'/f'step_{step:09}.png') as f: image.save(f, 'png')
     return each
 
-# %% ../nbs/12_distributed.ipynb #e234af67
+# %% ../nbs/12_distributed.ipynb #2ef70631
 class Engine:
     """A network in training, with everything that belongs to it: average, optimizer, meter, and the
     checkpoint to go on from."""
@@ -623,7 +631,7 @@ class Engine:
         if plan.channels_last: net.to(memory_format=torch.channels_last)
         for t in net.train().state_dict().values():  # all begin with the weights of rank 0
             if world.size > 1: dist.broadcast(t, 0)
-        opt = torch.optim.AdamW(net.parameters(), plan.lr, fused=True)
+        opt = adamw(net, plan)
         self.ema, self.opt = EMA(net, plan.decay), Careful(opt, plan.clip)
         self.meter, self.start, self.whole = Meter(world.device), 0, True
         path = on_first(world, lambda: newest_whole(folder, self.say))

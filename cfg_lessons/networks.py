@@ -159,13 +159,12 @@ class VHead(nn.Module):
         "The guess of the noise, the shape of z."
         return eps_from_velocity(z, logsnr, self.net(z, logsnr, label))
 
-# %% ../nbs/04_networks.ipynb #5ca66654
+# %% ../nbs/04_networks.ipynb #0a79199e
 def in_bf16(
-    denoiser,  # eps(z, logsnr, label)
+    denoiser,  # eps(z, logsnr, label), or a classifier
 ):
     """The denoiser with its matrix products in bfloat16; the answer comes back in the precision
     of z."""
-    def f(z, logsnr, label):
-        with torch.autocast(z.device.type, torch.bfloat16):
-            return denoiser(z, logsnr, label).to(z.dtype)
+    def f(z, *told):
+        with torch.autocast(z.device.type, torch.bfloat16): return denoiser(z, *told).to(z.dtype)
     return f

@@ -1,0 +1,260 @@
+"Preparing ImageNet with all its oddities and interruptions, and the five commands, on sets made for the purpose."
+import hashlib
+import json
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cfg_lessons import imagenet
+from cfg_lessons.distributed import World, read_log
+from cfg_lessons.images import KINDS, hues_of, open_images, scene, scenes
+from cfg_lessons.imagenet import (RECIPES, area, command, cost, decoded, dhariwal, evaluate_samples, found_in, generate_samples, guided_by, labels_of,
+                                  levels_of, prepare, source_of, train_recipe)
+from cfg_lessons.metrics import read_cards
+from cfg_lessons.training import save
+from cfg_lessons.unet import OPENAI, UNet, UNetClassifier, UNetConfig, openai_levels
+
+SMALL = UNetConfig(side=16, width=32, mults=(1, 2), blocks=1, attention=(8,), head_width=32, num_classes=3)
+
+
+@pytest.fixture(scope='module')
+def raw(tmp_path_factory):
+    "Ninety pictures of three classes, unpacked and packed."
+    folder = tmp_path_factory.mktemp('raw')
+    scenes(folder/'unpacked', KINDS[:3], 30)
+    scenes(folder/'packed', KINDS[:3], 30, archive=True)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def small_set(raw, tmp_path_factory):
+    "The same, prepared at 16 pixels."
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp('set')/'small'
+    prepare(raw/'unpacked', out, 16, 'area', workers=1)
+    return out
+
+
+@pytest.fixture(scope='module')
+def small_run(small_set, tmp_path_factory):
+    "A run of six steps on it."
+    patched = pytest.MonkeyPatch()
+    plan = replace(RECIPES['rehearsal'].plan, save_every=3, log_every=1)
+    patched.setitem(RECIPES, 'small', replace(RECIPES['rehearsal'], config=SMALL, plan=plan))
+    out = tmp_path_factory.mktemp('run')/'run'
+    assert train_recipe('small', small_set, out, steps=6, batch_size=8, device='cpu') == 'done'
+    yield out
+    patched.undo()
+
+
+def test_crops_do_what_they_always_did():
+    """Hashes of the two preparations. That of `dhariwal` was taken when it agreed, pixel for pixel, with guided-diffusion's own function on
+    400 pictures of sizes from 20 to 700, at 16, 32, 37, 64 and 128; that of `area` when it agreed with the means of an enlargement."""
+    found = {}
+    for f in (dhariwal, area):
+        made = [f(scene(KINDS[i], i, size)[0], side) for i, (size, side) in enumerate([((500, 375), 64), ((90, 333), 32), ((64, 64), 64), ((50, 40), 64), ((129, 128), 37)])]
+        assert [m.shape for m in made] == [(s, s, 3) for s in (64, 32, 64, 64, 37)]
+        found[f.__name__] = hashlib.sha256(b''.join(m.tobytes() for m in made)).hexdigest()[:16]
+    assert found == {'dhariwal': 'DHARIWAL', 'area': 'AREA'}
+
+
+@pytest.mark.parametrize('old,new', [((60, 47), 20), ((31, 64), 24), ((20, 33), 32)])
+def test_area_is_the_mean_of_the_area(old, new):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (old[1], old[0], 3), dtype=np.uint8))
+    side, (w, h) = min(old), old
+    square = np.asarray(image)[(h - side)//2:(h - side)//2 + side, (w - side)//2:(w - side)//2 + side]
+    slow = square.repeat(new, 0).repeat(new, 1).reshape(new, side, new, side, 3).mean((1, 3))
+    assert np.abs(area(image, new) - slow).max() <= .5 + 1e-9
+
+
+def test_archive_and_folder_are_one_set(raw, small_set, tmp_path):
+    "Packed or not, by one process or by two, from the folder or from the one above: the same bytes; and in sorted order of classes."
+    wanted, y, notes = open_images(small_set)
+    for i, (source, workers) in enumerate([(raw/'packed', 1), (raw/'packed'/'ILSVRC2012_img_train.tar', 1), (raw/'unpacked'/'train', 1)]):
+        again = prepare(source, tmp_path/str(i), 16, 'area', workers)
+        assert again['images_sha256'] == notes['images_sha256'] and again['classes'] == notes['classes'] == ['n10000000', 'n10000037', 'n10000074']
+    flat = tmp_path/'flat'
+    flat.mkdir()
+    for place in found_in(raw/'unpacked'): (flat/place.name).write_bytes(Path(place.path).read_bytes())
+    assert prepare(flat, tmp_path/'from flat', 16, 'area', 1)['images_sha256'] == notes['images_sha256']
+    assert y.tolist() == sorted(y) and notes['counts'] == [30]*3 and notes['left_out'] == []
+    assert (small_set/'files.txt').read_text().split() == [p.name for p in found_in(raw/'unpacked')]
+
+
+def test_oddities_are_named(raw, small_set):
+    "Every kind, and the pictures are what the files say all the same."
+    odd = json.loads((small_set/'report.json').read_text())
+    assert {k: len(v) for k, v in odd.items()} == {'L colours': 2, 'CMYK colours': 2, 'PNG file': 2, 'asks to be turned': 2, 'damaged notes of a camera': 2}
+    assert odd['CMYK colours'] == ['n10000000_1.JPEG', 'n10000037_21.JPEG']
+    truth = json.loads((raw/'unpacked'/'truth.json').read_text())
+    names, x = (small_set/'files.txt').read_text().split(), np.array(open_images(small_set)[0])
+    for i, name in enumerate(names):
+        if name in odd['L colours']: assert (x[i] == x[i][:1]).all()
+        elif name in [*odd['CMYK colours'], *odd['PNG file']]: assert [*imagenet.__dict__['hues_of'](x[i:i + 1])] == [['red', 'yellow', 'green', 'blue'].index(truth[name]['hue'])]
+
+
+def test_what_cannot_be_read_is_not_dropped_in_silence(raw, tmp_path):
+    scenes(tmp_path/'raw', KINDS[:3], 5, truncated=True)
+    (tmp_path/'raw'/'train'/'n10000000'/'n10000000_0.JPEG').write_text('<html>404</html>')
+    with pytest.raises(ValueError, match=r'2 of 15 pictures cannot be read, such as n10000000_0.JPEG; .*report.json'):
+        prepare(tmp_path/'raw', tmp_path/'set', 16, workers=1)
+    report = json.loads((tmp_path/'set'/'report.json').read_text())
+    assert any('truncated' in what and who == ['n10000037_1.JPEG'] for what, who in report.items())
+    with pytest.raises(ValueError, match='never finished'): open_images(tmp_path/'set')
+    scenes(tmp_path/'mended', KINDS[:3], 5)
+    mended = (tmp_path/'mended'/'train'/'n10000000'/'n10000000_0.JPEG').read_bytes()
+    (tmp_path/'raw'/'train'/'n10000000'/'n10000000_0.JPEG').write_bytes(mended)
+    notes = prepare(tmp_path/'raw', tmp_path/'set', 16, workers=1, skip_unreadable=True)
+    x, y, _ = open_images(tmp_path/'set')
+    assert notes['left_out'] == ['n10000037_1.JPEG'] and notes['counts'] == [5, 4, 5] and len(x) == 14 and y.tolist() == [0]*5 + [1]*4 + [2]*5
+    whole = prepare(tmp_path/'mended', tmp_path/'whole', 16, workers=1)
+    assert (np.delete(open_images(tmp_path/'whole')[0], 6, 0) == x).all() and whole['counts'] == [5]*3
+    assert prepare(tmp_path/'raw', tmp_path/'set', 16, workers=1) == notes  # it is finished
+
+
+def test_prepare_is_killed_and_goes_on(tmp_path):
+    "kill -9 ten times, at random moments: nothing is done twice that was done, and the end is the same."
+    scenes(tmp_path/'raw', KINDS[:6], 100)
+    wanted, rng, killed = prepare(tmp_path/'raw', tmp_path/'straight', 24, workers=1)['images_sha256'], random.Random(0), 0
+    for _ in range(40):
+        if not (pid := os.fork()):
+            code = 1
+            try:
+                slow = imagenet.CROPS['dhariwal']
+                imagenet.CROPS['dhariwal'] = lambda image, size: (time.sleep(.002), slow(image, size))[1]
+                prepare(tmp_path/'raw', tmp_path/'killed', 24, workers=1)
+                code = 0
+            finally: os._exit(code)
+        time.sleep(rng.uniform(.1, .9))
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        killed += os.WIFSIGNALED(status)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            break
+    assert killed >= 2
+    assert prepare(tmp_path/'raw', tmp_path/'killed', 24, workers=2)['images_sha256'] == wanted  # two processes end it, if need be
+
+
+def test_bad_sources(raw, tmp_path):
+    (tmp_path/'empty').mkdir()
+    (tmp_path/'text.tar').write_text('no archive')
+    for source, error, words in [('nowhere', FileNotFoundError, 'where is ImageNet'), ('empty', ValueError, 'no pictures that say their class'),
+                                 ('text.tar', ValueError, 'archive of archives')]:
+        with pytest.raises(error, match=words): prepare(tmp_path/source, tmp_path/'out', 16, workers=1)
+    for wrong in (dict(size=0), dict(size=16.), dict(crop='nearest')):
+        with pytest.raises(ValueError, match=[*wrong][0]): prepare(raw/'unpacked', tmp_path/'out', **wrong)
+    assert not (tmp_path/'out').exists()
+
+
+def test_train_goes_on_and_refuses_what_differs(small_set, small_run, tmp_path):
+    assert [line['step'] for line in read_log(small_run)] == [1, 2, 3, 4, 5, 6]
+    assert sorted(p.name for p in (small_run/'samples').iterdir()) == ['step_000000003.png', 'step_000000006.png']
+    with pytest.raises(ValueError, match='batch_size was 8 and is 64'): train_recipe('small', small_set, small_run, steps=9, device='cpu')
+    with pytest.raises(ValueError, match='off names speed'): train_recipe('small', small_set, tmp_path/'x', off='speed', device='cpu')
+    with pytest.raises(ValueError, match='has 3 classes, the recipe is for 8'): train_recipe('rehearsal', small_set, tmp_path/'x', device='cpu')
+    with pytest.raises(ValueError, match='size 64'): train_recipe('imagenet64', small_set, tmp_path/'x', device='cpu')
+    settings = json.loads((small_run/'settings.json').read_text())
+    assert (settings['recipe'], settings['preparation'], settings['p_uncond']) == ('small', 'area', .1)
+
+
+def test_generate_and_evaluate(small_set, small_run, tmp_path):
+    "Several weights; resumed; other wishes refused; a card for each, which says how it was made."
+    generate = partial(generate_samples, small_run, tmp_path/'samples', n=12, T=4, batch_size=6, device='cpu')
+    folders = generate(w='0,2')
+    first = [(f/'images.npy').read_bytes() for f in folders]
+    assert generate(w='0,2') == folders and [(f/'images.npy').read_bytes() for f in folders] == first and first[0] != first[1]
+    for wrong, words in [(dict(w='2', T=5), 'holds other pictures'), (dict(w='a'), 'give numbers'), (dict(sampler='euler'), 'choose ancestral'), (dict(T=1), 'at least two')]:
+        with pytest.raises(ValueError, match=words): generate(**wrong)
+    paths = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'cards', splits=1, device='cpu')
+    cards = read_cards(tmp_path/'cards')
+    assert len(paths) == len(cards) == 2
+    facts = dict(w=2., T=4, mix=.3, sampler='ancestral', guidance='classifier-free', p_uncond=.1, dataset='small', n=12, preparation='area, 16 pixels', extractor='own-features')
+    assert facts.items() <= next(c for c in cards if c['w'] == 2).items()
+    again = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'again', splits=1, device='cpu')
+    assert [c['fid'] for c in read_cards(tmp_path/'again')] == [c['fid'] for c in cards] and len(again) == 2
+    with pytest.raises(ValueError, match='generate samples first'): evaluate_samples(tmp_path, small_set, device='cpu')
+
+
+def test_openais_files(monkeypatch, tmp_path):
+    "Under OpenAI's names, with their variance channels, tables and pairs; at a small size."
+    torch.set_num_threads(1)
+    shapes = {'64x64_diffusion': (UNet, replace(SMALL, **OPENAI), 'cosine'), '256x256_diffusion': (UNet, replace(SMALL, **OPENAI), 'linear'),
+              '256x256_diffusion_uncond': (UNet, replace(SMALL, num_classes=0, **OPENAI), 'linear'), '64x64_classifier': (UNetClassifier, SMALL, 'cosine')}
+    for module in ('cfg_lessons.unet', 'cfg_lessons.imagenet'): monkeypatch.setattr(f'{module}.RELEASED', shapes)
+    for i, (name, (make, config, _)) in enumerate(shapes.items()):
+        torch.manual_seed(i)
+        net = make(config)
+        for p in net.parameters(): torch.nn.init.normal_(p, std=.05)
+        save(tmp_path/f'{name}.pt', net)
+    ways = {'plain': dict(net='64x64_diffusion', w='0'), 'classifier': dict(net='64x64_diffusion', w='2', classifier='64x64_classifier'),
+            'pair': dict(net='256x256_diffusion', w='2', weak='256x256_diffusion_uncond'), 'first': dict(net='256x256_diffusion', w='0'),
+            'uncond': dict(net='256x256_diffusion_uncond', w='0')}
+    sets = {}
+    for name, how in ways.items():
+        how = {k: v if k == 'w' else tmp_path/f'{v}.pt' for k, v in how.items()}
+        sets[name], = generate_samples(out=tmp_path/name, n=4, T=5, batch_size=4, device='cpu', **how)
+    bytes_of = {k: (v/'images.npy').read_bytes() for k, v in sets.items()}
+    assert len(set(bytes_of.values())) == 5  # the classifier and the weak network are really asked
+    assert json.loads((sets['pair']/'notes.json').read_text())['made']['weak']
+    assert (open_images(sets['classifier'])[1] >= 0).all() and np.load(sets['uncond']/'labels.npy').tolist() == [-1]*4
+    with pytest.raises(ValueError, match='not trained with dropped labels'):
+        generate_samples(tmp_path/'64x64_diffusion.pt', tmp_path/'x', '1', 4, 5, device='cpu')
+    source, z = source_of(tmp_path/'256x256_diffusion.pt'), torch.randn(2, 3, 16, 16)
+    one, = guided_by(source, 1.5, source_of(tmp_path/'256x256_diffusion_uncond.pt'))
+    told = torch.tensor([0., 1.]), torch.tensor([1, 2])
+    with torch.no_grad():
+        strong = source.net(z, *told)[:, :3]
+        weak = source_of(tmp_path/'256x256_diffusion_uncond.pt').net(z, told[0], torch.tensor([-1, -1]))[:, :3]
+        torch.testing.assert_close(one(z, *told), 2.5*strong - 1.5*weak)
+
+
+def test_levels():
+    "The paper's: both ends of its range, T of them, then the picture. OpenAI's: the steps that guided-diffusion takes for T = 250."
+    ours, theirs = levels_of(None, 256), levels_of(openai_levels('linear'), 250)
+    assert len(ours) == 257 and torch.allclose(ours[[0, 1, -2]], torch.tensor([-20., -10.17, 20.], dtype=torch.float64), atol=.01) and ours[-1] == float('inf')
+    spaced = sorted({round(i*999/249) for i in range(250)}, reverse=True)
+    assert np.allclose(theirs[:-1], openai_levels('linear')[spaced]) and (theirs.diff() > 0).all()
+    labels = labels_of(5000, 1000, 0)
+    assert np.bincount(labels).tolist() == [5]*1000 and (labels[:1000] != np.arange(1000)).any()
+
+
+def test_the_bill():
+    "What multiplication must give: PAPER's figures of compute, and nothing for free."
+    bill = cost('imagenet64', 'V100', 1, 74.1*3*2.193e11/125e12)
+    assert abs(bill['images_per_second'] - 74.1) < .2 and abs(bill['card_hours']/24 - 128) < 1
+    twice = cost('imagenet64', 'H100', 16)
+    once = cost('imagenet64', 'H100', 8)
+    assert twice['days']*2 == pytest.approx(once['days']) and twice['money'] == pytest.approx(once['money'])
+    for wrong, words in [(dict(recipe='imagenet32'), 'there are imagenet64'), (dict(card='H1'), 'known are')]:
+        with pytest.raises(ValueError, match=words): cost(**wrong)
+
+
+@pytest.mark.parametrize('f', [*imagenet.NAMES], ids=[*imagenet.NAMES.values()])
+def test_commands_explain_themselves(f, capsys):
+    "--help names every option and what it means; a wrong word is refused."
+    with pytest.raises(SystemExit) as left: command(f, ['--help'])
+    said = capsys.readouterr().out
+    assert left.value.code == 0 and f'cfg-{imagenet.NAMES[f]}' in said and 'Raises' not in said
+    import inspect
+    for name in inspect.signature(f).parameters: assert name.replace('_', '-') in said or name in said
+    with pytest.raises(SystemExit) as left: command(f, ['--nonsense', '1'])
+    assert left.value.code == 2
+
+
+def test_commands_say_what_is_wrong(tmp_path, capsys):
+    for f, words in [(prepare, ['/nowhere', str(tmp_path/'x')]), (train_recipe, ['--data', str(tmp_path)]), (generate_samples, [str(tmp_path), str(tmp_path/'x')]),
+                     (cost, ['--card', 'H1'])]:
+        with pytest.raises(SystemExit) as left: command(f, words)
+        assert isinstance(left.value.code, str) and '\n' not in left.value.code and len(left.value.code) > 20
+    command(cost, ['--recipe', 'rehearsal'])
+    assert 'card hours' in capsys.readouterr().out
