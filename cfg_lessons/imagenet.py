@@ -566,7 +566,7 @@ def labels_of(
     if not num_classes: return np.full(n, NULL)
     return np.random.default_rng(seed).permutation(np.arange(n) % num_classes)
 
-# %% ../nbs/13_imagenet.ipynb #c03072be
+# %% ../nbs/13_imagenet.ipynb #6bb8825a
 STEPS = dict(ancestral=ancestral, ddim=ddim, heun=heun)
 
 def generate_samples(
@@ -574,7 +574,7 @@ def generate_samples(
     out,  # where to; each weight gets a folder of its own in it, such as w=0.3
     w='0',  # guidance weights, e.g. 0,0.1,0.3,1
     n=50_000,  # pictures for each
-    T=256,  # steps
+    steps=256,  # T, how often the network is asked for a picture
     mix=.3,  # of the ancestral sampler, the paper's v
     sampler='ancestral',  # "ancestral", "ddim" or "heun"
     weak='',  # a network without classes, for classifier-free guidance by two networks
@@ -587,17 +587,18 @@ def generate_samples(
     with it; return the folders. Raises ValueError or OSError, in one sentence."""
     weights = weights_in(w)
     if sampler not in STEPS: raise ValueError(f'sampler is {sampler!r}; choose {", ".join(STEPS)}.')
-    if type(T) is not int or T < 2: raise ValueError(f'T is {T!r}; give at least two steps.')
+    if type(steps) is not int or steps < 2:
+        raise ValueError(f'steps is {steps!r}; give at least two.')
     with joined(device or ('cuda' if torch.cuda.is_available() else 'cpu')) as world:
         source, *others = (source_of(p, world.device) if p else None
                            for p in (net, weak, classifier))
         c, folders = source.config, [Path(out)/f'w={value:g}' for value in weights]
-        made = source.facts | dict(T=T, mix=mix, sampler=sampler, clipped=1., guidance='classifier'
+        made = source.facts | dict(T=steps, mix=mix, sampler=sampler, clipped=1., guidance='classifier'
                                    if classifier else 'classifier-free')
         made |= {k: s.facts['checkpoint_sha256']
                  for k, s in zip(('weak', 'classifier'), others) if s}
         step = partial(ancestral, mix=mix) if sampler == 'ancestral' else STEPS[sampler]
-        draws = partial(draw, levels_of(source.table, T), step, (c.channels, c.side, c.side), world)
+        draws = partial(draw, levels_of(source.table, steps), step, (c.channels, c.side, c.side), world)
         for value, folder in zip(weights, folders):
             f = fastest(guided_by(source, value, *others), c, batch_size, world)
             fill_folder(folder, partial(draws, clipped(f)), labels_of(n, c.num_classes, seed),
@@ -638,7 +639,7 @@ def draw(
     if getattr(step, 'func', step) is ancestral: step = partial(step, noise=noise)
     return last(sample(denoiser, z, label, levels, step))
 
-# %% ../nbs/13_imagenet.ipynb #80d74a03
+# %% ../nbs/13_imagenet.ipynb #e9cc091f
 class OwnFeatures(torch.nn.Module):
     "A small classifier of a set: 64 features and a logit a class, of bytes (B, C, H, W)."
     def __init__(self,
@@ -660,7 +661,7 @@ class OwnFeatures(torch.nn.Module):
 
 def own_features(
     data,  # a set that `prepare` has made
-    steps=600,  # of training
+    steps=300,  # of training
 ):
     "Train a classifier on a set, keep it there, and return its file; if it is there, only that."
     path, (x, y, notes) = Path(data)/'own_features.safetensors', open_images(data)

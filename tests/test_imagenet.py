@@ -169,16 +169,16 @@ def test_train_goes_on_and_refuses_what_differs(small_set, small_run, tmp_path):
 
 def test_generate_and_evaluate(small_set, small_run, tmp_path):
     "Several weights; resumed; other wishes refused; a card for each, which says how it was made."
-    generate = partial(generate_samples, small_run, tmp_path/'samples', n=12, T=4, batch_size=6, device='cpu')
+    generate = partial(generate_samples, small_run, tmp_path/'samples', n=72, steps=4, batch_size=36, device='cpu')
     folders = generate(w='0,2')
     first = [(f/'images.npy').read_bytes() for f in folders]
     assert generate(w='0,2') == folders and [(f/'images.npy').read_bytes() for f in folders] == first and first[0] != first[1]
-    for wrong, words in [(dict(w='2', T=5), 'holds other pictures'), (dict(w='a'), 'give numbers'), (dict(sampler='euler'), 'choose ancestral'), (dict(T=1), 'at least two')]:
+    for wrong, words in [(dict(w='2', steps=5), 'holds other pictures'), (dict(w='a'), 'give numbers'), (dict(sampler='euler'), 'choose ancestral'), (dict(steps=1), 'at least two')]:
         with pytest.raises(ValueError, match=words): generate(**wrong)
     paths = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'cards', splits=1, device='cpu')
     cards = read_cards(tmp_path/'cards')
     assert len(paths) == len(cards) == 2
-    facts = dict(w=2., T=4, mix=.3, sampler='ancestral', guidance='classifier-free', p_uncond=.1, dataset='small', n=12, preparation='area, 16 pixels', extractor='own-features')
+    facts = dict(w=2., T=4, mix=.3, sampler='ancestral', guidance='classifier-free', p_uncond=.1, dataset='small', n=72, preparation='area, 16 pixels', extractor='own-features')
     assert facts.items() <= next(c for c in cards if c['w'] == 2).items()
     again = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'again', splits=1, device='cpu')
     assert [c['fid'] for c in read_cards(tmp_path/'again')] == [c['fid'] for c in cards] and len(again) == 2
@@ -202,7 +202,7 @@ def test_openais_files(monkeypatch, tmp_path):
     sets = {}
     for name, how in ways.items():
         how = {k: v if k == 'w' else tmp_path/f'{v}.pt' for k, v in how.items()}
-        sets[name], = generate_samples(out=tmp_path/name, n=4, T=5, batch_size=4, device='cpu', **how)
+        sets[name], = generate_samples(out=tmp_path/name, n=4, steps=5, batch_size=4, device='cpu', **how)
     bytes_of = {k: (v/'images.npy').read_bytes() for k, v in sets.items()}
     assert len(set(bytes_of.values())) == 5  # the classifier and the weak network are really asked
     assert json.loads((sets['pair']/'notes.json').read_text())['made']['weak']
