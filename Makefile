@@ -64,8 +64,11 @@ twin: $(READY)  ## compare our U-Net's answers and gradients with guided-diffusi
 gpu-check:  ## time and compare training and sampling on a graphics card, with the PyTorch that PYTHON has
 	@$(PYTHON) -m cfg_lessons.bench engine ADM64 ADM128 $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
 
+gpu-rehearsal:  ## the rehearsal at 64 x 64 on a graphics card (about ten minutes), with the PyTorch that PYTHON has
+	@$(PYTHON) -c "from cfg_lessons.imagenet import rehearse; rehearse('runs/rehearsal64', 'data/results/rehearsal64', 'rehearsal64', device='cuda')"
+
 clean:  ## remove .venv and everything made by tools
 	rm -rf .venv build dist *.egg-info .pytest_cache
 
-.PHONY: help setup lab test doctor export outputs checkpoints results rehearsal bench twin gpu-check clean
+.PHONY: help setup lab test doctor export outputs checkpoints results rehearsal bench twin gpu-check gpu-rehearsal clean
 .DEFAULT_GOAL := help

@@ -11,7 +11,7 @@ __all__ = ['CROPS', 'ENDINGS', 'WHOLE', 'FAST', 'SHORT', 'RECIPES', 'CHOICES', '
            'labels_of', 'generate_samples', 'weights_in', 'fastest', 'draw', 'OwnFeatures', 'own_features',
            'extractor_for', 'reference_for', 'dataset_name', 'evaluate_samples', 'rehearse', 'command', 'told', 'main']
 
-# %% ../nbs/13_imagenet.ipynb #63853523
+# %% ../nbs/13_imagenet.ipynb #b78e39a6
 import hashlib
 import io
 import json
@@ -39,7 +39,7 @@ from .diffusion import NULL, cosine
 from .distributed import (Engine, Plan, World, album, alone_in, begin, checkpoints,
                                      fault, joined, keep_training, quicker)
 from .distributed import generate as fill_folder
-from .images import batches, from_uint8, hues_of, open_images, scenes
+from .images import KINDS, batches, from_uint8, hues_of, open_images, scenes
 from .metrics import (Extractor, evaluate, load_reference, make_reference, register,
                                  save_reference, sha256, stamp, write_card)
 from .sampling import ancestral, clipped, ddim, heun, last, sample
@@ -310,7 +310,7 @@ def variant(
                 '1,281,167: incomplete, or another set')
     return f'not ImageNet: {len(counts)} classes, {n:,} pictures'
 
-# %% ../nbs/13_imagenet.ipynb #2aeccbc4
+# %% ../nbs/13_imagenet.ipynb #3494dcea
 @dataclass(frozen=True)
 class Recipe:
     "What to train, how, and how to sample from it."
@@ -336,16 +336,19 @@ RECIPES = dict(
     digits=Recipe(DIGITS, Plan(2500, 128, 2e-3, flip=False, **SHORT), p_uncond=.1, T=32),
     rehearsal=Recipe(UNetConfig(side=16, width=32, mults=(1, 1, 2), blocks=1, attention=(8,),
                                 head_width=32, num_classes=8),
-                     Plan(1200, 64, 2e-3, flip=False, **SHORT), T=16))
+                     Plan(1200, 64, 2e-3, flip=False, **SHORT), T=16),
+    rehearsal64=Recipe(UNetConfig(width=64, mults=(1, 2, 3), blocks=2, attention=(16,),
+                                  num_classes=24),
+                       Plan(6000, 128, 1e-3, flip=False, **FAST, **SHORT), T=32))
 
-# %% ../nbs/13_imagenet.ipynb #33fb2527
+# %% ../nbs/13_imagenet.ipynb #570fe843
 CHOICES = {
-    'clip': 'the gradient is clipped at norm 1, as in the authors\' later program; ADM does not say',
+    'clip': 'the gradient is clipped at norm 1, as in later code of the authors; ADM does not say',
     'warm': '1,000 steps of warming up, likewise',
     'T': '256 at 64 x 64, where the paper does not say: it calls that the good balance at 128',
     'p_uncond': '0.1 at 128 x 128, where the paper does not say: it has the best FID at 64',
     'mirroring': 'half of the pictures, as in guided-diffusion',
-    'clipped': 'sampling clips the guess of the picture to [-1, 1]; without, log-SNR of -20 explodes',
+    'clipped': 'sampling clips the guess of the picture to [-1, 1]; without, it explodes',
     'NULL': 'one more row in the table of classes',
     'log-SNR': 'told as the time of the untruncated cosine schedule, times 1000, to sinusoids',
     'precision': 'bfloat16 products with float32 weights, where ADM had float16 and loss scaling',
@@ -566,14 +569,14 @@ def labels_of(
     if not num_classes: return np.full(n, NULL)
     return np.random.default_rng(seed).permutation(np.arange(n) % num_classes)
 
-# %% ../nbs/13_imagenet.ipynb #6bb8825a
+# %% ../nbs/13_imagenet.ipynb #85332efe
 STEPS = dict(ancestral=ancestral, ddim=ddim, heun=heun)
 
 def generate_samples(
     net,  # a run's folder, or one of OpenAI's files under its own name
     out,  # where to; each weight gets a folder of its own in it, such as w=0.3
     w='0',  # guidance weights, e.g. 0,0.1,0.3,1
-    n=50_000,  # pictures for each
+    images=50_000,  # how many for each; not n, which torchrun would take for its own
     steps=256,  # T, how often the network is asked for a picture
     mix=.3,  # of the ancestral sampler, the paper's v
     sampler='ancestral',  # "ancestral", "ddim" or "heun"
@@ -593,16 +596,17 @@ def generate_samples(
         source, *others = (source_of(p, world.device) if p else None
                            for p in (net, weak, classifier))
         c, folders = source.config, [Path(out)/f'w={value:g}' for value in weights]
-        made = source.facts | dict(T=steps, mix=mix, sampler=sampler, clipped=1., guidance='classifier'
-                                   if classifier else 'classifier-free')
+        made = source.facts | dict(T=steps, mix=mix, sampler=sampler, clipped=1.)
+        made |= dict(guidance='classifier' if classifier else 'classifier-free')
         made |= {k: s.facts['checkpoint_sha256']
                  for k, s in zip(('weak', 'classifier'), others) if s}
         step = partial(ancestral, mix=mix) if sampler == 'ancestral' else STEPS[sampler]
-        draws = partial(draw, levels_of(source.table, steps), step, (c.channels, c.side, c.side), world)
+        shape = c.channels, c.side, c.side
+        draws = partial(draw, levels_of(source.table, steps), step, shape, world)
         for value, folder in zip(weights, folders):
             f = fastest(guided_by(source, value, *others), c, batch_size, world)
-            fill_folder(folder, partial(draws, clipped(f)), labels_of(n, c.num_classes, seed),
-                        (c.channels, c.side, c.side), world, made | dict(w=value), seed, batch_size)
+            fill_folder(folder, partial(draws, clipped(f)), labels_of(images, c.num_classes, seed),
+                        shape, world, made | dict(w=value), seed, batch_size)
     return folders
 
 # %% ../nbs/13_imagenet.ipynb #0fc4bffc
@@ -737,25 +741,28 @@ def evaluate_samples(
         paths.append(write_card(cards, facts | found))
     return paths
 
-# %% ../nbs/13_imagenet.ipynb #bf71af39
+# %% ../nbs/13_imagenet.ipynb #7ba9eec1
 REHEARSED = ('disc', 'square', 'star', 'ring', 'A', 'X', '4', '#')
 
 def rehearse(
     out='runs/rehearsal',  # where everything goes; what is there already is not made again
     cards='data/results/rehearsal',  # where the cards go
+    recipe='rehearsal',  # or rehearsal64, which is for a graphics card
     w='0,0.3,1,2,4',  # guidance weights
-    n=1000,  # pictures for each
-    steps=1200,  # of training
+    images=1000,  # how many for each weight
     each=250,  # real pictures a class
+    device='cpu',  # or cuda
 ):
     """Rehearse the full run in miniature: make a set, prepare it, train, generate, evaluate; return
     the cards' paths and how often each hue was drawn at each weight."""
-    out = Path(out)
-    if not (out/'scenes'/'truth.json').exists(): scenes(out/'scenes', REHEARSED, each)
-    prepare(out/'scenes', out/'set', 16, 'area')
-    train_recipe('rehearsal', out/'set', out/'run', steps=steps, device='cpu')
-    folders = generate_samples(out/'run', out/'samples', w, n, 16, batch_size=50, device='cpu')
-    paths = evaluate_samples(out/'samples', out/'set', cards, device='cpu')
+    out, r = Path(out), recipe_named(recipe)
+    kinds = REHEARSED if r.config.num_classes == len(REHEARSED) else KINDS
+    if not (out/'scenes'/'truth.json').exists(): scenes(out/'scenes', kinds, each)
+    prepare(out/'scenes', out/'set', r.config.side, 'area')
+    train_recipe(recipe, out/'set', out/'run', device=device)
+    folders = generate_samples(out/'run', out/'samples', w, images, r.T, batch_size=50,
+                               device=device)
+    paths = evaluate_samples(out/'samples', out/'set', cards, device=device)
     hues = {f.name: np.bincount(hues_of(open_images(f)[0]), minlength=4).tolist() for f in folders}
     with whole_file(Path(cards)/'hues.txt') as f: f.write(json.dumps(hues).encode())
     return paths

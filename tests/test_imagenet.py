@@ -1,9 +1,12 @@
 "Preparing ImageNet with all its oddities and interruptions, and the five commands, on sets made for the purpose."
 import hashlib
+import inspect
 import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -15,8 +18,8 @@ import torch
 from PIL import Image
 
 from cfg_lessons import imagenet
-from cfg_lessons.distributed import World, read_log
-from cfg_lessons.images import KINDS, hues_of, open_images, scene, scenes
+from cfg_lessons.distributed import read_log
+from cfg_lessons.images import HUES, KINDS, hues_of, open_images, scenes
 from cfg_lessons.imagenet import (RECIPES, area, command, cost, decoded, dhariwal, evaluate_samples, found_in, generate_samples, guided_by, labels_of,
                                   levels_of, prepare, source_of, train_recipe)
 from cfg_lessons.metrics import read_cards
@@ -57,14 +60,16 @@ def small_run(small_set, tmp_path_factory):
 
 
 def test_crops_do_what_they_always_did():
-    """Hashes of the two preparations. That of `dhariwal` was taken when it agreed, pixel for pixel, with guided-diffusion's own function on
-    400 pictures of sizes from 20 to 700, at 16, 32, 37, 64 and 128; that of `area` when it agreed with the means of an enlargement."""
+    """Hashes of the two preparations. guided-diffusion's own function gives the first on these pictures (and agreed on 400 others, from 20 to 700
+    pixels wide); that of `area` was taken when it agreed with the means of an enlargement."""
     found = {}
     for f in (dhariwal, area):
-        made = [f(scene(KINDS[i], i, size)[0], side) for i, (size, side) in enumerate([((500, 375), 64), ((90, 333), 32), ((64, 64), 64), ((50, 40), 64), ((129, 128), 37)])]
+        rng = np.random.default_rng(0)
+        images = [Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in [(500, 375), (90, 333), (64, 64), (50, 40), (129, 128)]]
+        made = [f(image, side) for image, side in zip(images, (64, 32, 64, 64, 37))]
         assert [m.shape for m in made] == [(s, s, 3) for s in (64, 32, 64, 64, 37)]
         found[f.__name__] = hashlib.sha256(b''.join(m.tobytes() for m in made)).hexdigest()[:16]
-    assert found == {'dhariwal': 'DHARIWAL', 'area': 'AREA'}
+    assert found == {'dhariwal': '9a54e24ca60267de', 'area': '8d79d63e624d033a'}
 
 
 @pytest.mark.parametrize('old,new', [((60, 47), 20), ((31, 64), 24), ((20, 33), 32)])
@@ -99,7 +104,7 @@ def test_oddities_are_named(raw, small_set):
     names, x = (small_set/'files.txt').read_text().split(), np.array(open_images(small_set)[0])
     for i, name in enumerate(names):
         if name in odd['L colours']: assert (x[i] == x[i][:1]).all()
-        elif name in [*odd['CMYK colours'], *odd['PNG file']]: assert [*imagenet.__dict__['hues_of'](x[i:i + 1])] == [['red', 'yellow', 'green', 'blue'].index(truth[name]['hue'])]
+        elif name in [*odd['CMYK colours'], *odd['PNG file']]: assert hues_of(x[i:i + 1]) == [*HUES].index(truth[name]['hue'])
 
 
 def test_what_cannot_be_read_is_not_dropped_in_silence(raw, tmp_path):
@@ -169,7 +174,7 @@ def test_train_goes_on_and_refuses_what_differs(small_set, small_run, tmp_path):
 
 def test_generate_and_evaluate(small_set, small_run, tmp_path):
     "Several weights; resumed; other wishes refused; a card for each, which says how it was made."
-    generate = partial(generate_samples, small_run, tmp_path/'samples', n=72, steps=4, batch_size=36, device='cpu')
+    generate = partial(generate_samples, small_run, tmp_path/'samples', images=72, steps=4, batch_size=36, device='cpu')
     folders = generate(w='0,2')
     first = [(f/'images.npy').read_bytes() for f in folders]
     assert generate(w='0,2') == folders and [(f/'images.npy').read_bytes() for f in folders] == first and first[0] != first[1]
@@ -183,6 +188,27 @@ def test_generate_and_evaluate(small_set, small_run, tmp_path):
     again = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'again', splits=1, device='cpu')
     assert [c['fid'] for c in read_cards(tmp_path/'again')] == [c['fid'] for c in cards] and len(again) == 2
     with pytest.raises(ValueError, match='generate samples first'): evaluate_samples(tmp_path, small_set, device='cpu')
+
+
+def test_commands_in_two_processes(tmp_path):
+    "torchrun -m cfg_lessons.imagenet: train, refuse, generate; the pictures are those of one process."
+    scenes(tmp_path/'raw', KINDS[:8], 8)
+    prepare(tmp_path/'raw', tmp_path/'set', 16, 'area', 1)
+    def run(*words):
+        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'cfg_lessons.imagenet', *map(str, words)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=200, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    train = ['train', '--recipe', 'rehearsal', '--data', tmp_path/'set', '--out', tmp_path/'run', '--device', 'cpu', '--steps', 4]
+    done = run(*train)
+    assert done.returncode == 0 and done.stdout.splitlines() == ['done'], done.stderr
+    done = run(*train, '--p-uncond', .5)
+    assert done.returncode != 0 and done.stderr.count('p_uncond was 0.1 and is 0.5') == 1
+    generate = dict(images=16, steps=4, batch_size=4, device='cpu')
+    done = run('generate', tmp_path/'run', tmp_path/'two', '--w', 0, '--images', 16, '--steps', 4, '--batch-size', 4, '--device', 'cpu')
+    assert done.returncode == 0 and done.stdout.split() == [str(tmp_path/'two'/'w=0')], done.stderr
+    alone, = generate_samples(tmp_path/'run', tmp_path/'one', '0', **generate)
+    assert (alone/'images.npy').read_bytes() == (tmp_path/'two'/'w=0'/'images.npy').read_bytes()
+    done = subprocess.run([sys.executable, '-m', 'cfg_lessons.imagenet', 'paint'], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith('Say which: prepare, train')
 
 
 def test_openais_files(monkeypatch, tmp_path):
@@ -202,7 +228,7 @@ def test_openais_files(monkeypatch, tmp_path):
     sets = {}
     for name, how in ways.items():
         how = {k: v if k == 'w' else tmp_path/f'{v}.pt' for k, v in how.items()}
-        sets[name], = generate_samples(out=tmp_path/name, n=4, steps=5, batch_size=4, device='cpu', **how)
+        sets[name], = generate_samples(out=tmp_path/name, images=4, steps=5, batch_size=4, device='cpu', **how)
     bytes_of = {k: (v/'images.npy').read_bytes() for k, v in sets.items()}
     assert len(set(bytes_of.values())) == 5  # the classifier and the weak network are really asked
     assert json.loads((sets['pair']/'notes.json').read_text())['made']['weak']
@@ -245,7 +271,6 @@ def test_commands_explain_themselves(f, capsys):
     with pytest.raises(SystemExit) as left: command(f, ['--help'])
     said = capsys.readouterr().out
     assert left.value.code == 0 and f'cfg-{imagenet.NAMES[f]}' in said and 'Raises' not in said
-    import inspect
     for name in inspect.signature(f).parameters: assert name.replace('_', '-') in said or name in said
     with pytest.raises(SystemExit) as left: command(f, ['--nonsense', '1'])
     assert left.value.code == 2
