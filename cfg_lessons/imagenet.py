@@ -643,7 +643,7 @@ def draw(
     if getattr(step, 'func', step) is ancestral: step = partial(step, noise=noise)
     return last(sample(denoiser, z, label, levels, step))
 
-# %% ../nbs/13_imagenet.ipynb #e9cc091f
+# %% ../nbs/13_imagenet.ipynb #c97570b6
 class OwnFeatures(torch.nn.Module):
     "A small classifier of a set: 64 features and a logit a class, of bytes (B, C, H, W)."
     def __init__(self,
@@ -651,10 +651,12 @@ class OwnFeatures(torch.nn.Module):
         num_classes,  # of the set
     ):
         super().__init__()
-        conv = partial(torch.nn.Conv2d, kernel_size=3, padding=1)
-        layers = [conv(channels, 32), conv(32, 64, stride=2), conv(64, 64, stride=2), conv(64, 64)]
-        self.trunk = torch.nn.Sequential(*(m for c in layers for m in (c, torch.nn.SiLU())))
-        self.head = torch.nn.Linear(64, num_classes)
+        layers = []
+        for enter, leave, stride in [(channels, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2),
+                                     (128, 64, 1)]:
+            layers += [torch.nn.Conv2d(enter, leave, 3, stride, 1), torch.nn.GroupNorm(8, leave),
+                       torch.nn.SiLU()]
+        self.trunk, self.head = torch.nn.Sequential(*layers), torch.nn.Linear(64, num_classes)
 
     def forward(self,
         x,  # bytes, (B, C, H, W)
@@ -665,7 +667,7 @@ class OwnFeatures(torch.nn.Module):
 
 def own_features(
     data,  # a set that `prepare` has made
-    steps=300,  # of training
+    steps=600,  # of training
 ):
     "Train a classifier on a set, keep it there, and return its file; if it is there, only that."
     path, (x, y, notes) = Path(data)/'own_features.safetensors', open_images(data)
