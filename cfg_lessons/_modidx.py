@@ -208,6 +208,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'cfg_lessons.imagenet.fastest': ('imagenet.html#fastest', 'cfg_lessons/imagenet.py'),
                                       'cfg_lessons.imagenet.finished': ('imagenet.html#finished', 'cfg_lessons/imagenet.py'),
                                       'cfg_lessons.imagenet.found_in': ('imagenet.html#found_in', 'cfg_lessons/imagenet.py'),
+                                      'cfg_lessons.imagenet.gallery': ('imagenet.html#gallery', 'cfg_lessons/imagenet.py'),
                                       'cfg_lessons.imagenet.generate_samples': ( 'imagenet.html#generate_samples',
                                                                                  'cfg_lessons/imagenet.py'),
                                       'cfg_lessons.imagenet.guided_by': ('imagenet.html#guided_by', 'cfg_lessons/imagenet.py'),

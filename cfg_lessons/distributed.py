@@ -910,7 +910,7 @@ def begin(
     with whole_file(path) as f: f.write(json.dumps(facts).encode())
     return make_room(folder, facts, labels)
 
-# %% ../nbs/12_distributed.ipynb #4df4dbda
+# %% ../nbs/12_distributed.ipynb #3951e065
 def make_room(
     folder,  # where the pictures go
     facts,  # what is asked for
@@ -924,7 +924,9 @@ def make_room(
         with open(path, 'r+b') as f:  # claim the space now, not when the last picture is written
             if hasattr(os, 'posix_fallocate') and len(labels):
                 os.posix_fallocate(f.fileno(), 0, path.stat().st_size)
-    except OSError as e: raise OSError(f'There is no room for {path}: {e}.') from None
+    except OSError as e:
+        path.unlink(missing_ok=True)
+        raise OSError(f'There is no room for {path}: {e}.') from None
     for name, array in [('labels', np.int64(labels)), ('there', np.zeros(len(labels), bool))]:
         with whole_file(folder/f'{name}.npy') as f: np.save(f, array)
     return np.arange(len(labels))

@@ -9,7 +9,8 @@ __all__ = ['CROPS', 'ENDINGS', 'WHOLE', 'FAST', 'SHORT', 'RECIPES', 'CHOICES', '
            'seal', 'leave_out', 'finished', 'variant', 'Recipe', 'cost', 'recipe_named', 'train_recipe', 'planned',
            'check_set', 'loss_of', 'annealed', 'drawn', 'Source', 'source_of', 'run_of', 'levels_of', 'guided_by',
            'labels_of', 'generate_samples', 'weights_in', 'fastest', 'draw', 'OwnFeatures', 'own_features',
-           'extractor_for', 'reference_for', 'dataset_name', 'evaluate_samples', 'rehearse', 'command', 'told', 'main']
+           'extractor_for', 'reference_for', 'dataset_name', 'evaluate_samples', 'rehearse', 'gallery', 'command',
+           'told', 'main']
 
 # %% ../nbs/13_imagenet.ipynb #b78e39a6
 import hashlib
@@ -341,7 +342,7 @@ RECIPES = dict(
                                   num_classes=24),
                        Plan(6000, 128, 1e-3, flip=False, **FAST, **SHORT), T=32))
 
-# %% ../nbs/13_imagenet.ipynb #570fe843
+# %% ../nbs/13_imagenet.ipynb #7d669762
 CHOICES = {
     'clip': 'the gradient is clipped at norm 1, as in later code of the authors; ADM does not say',
     'warm': '1,000 steps of warming up, likewise',
@@ -353,6 +354,7 @@ CHOICES = {
     'log-SNR': 'told as the time of the untruncated cosine schedule, times 1000, to sinusoids',
     'precision': 'bfloat16 products with float32 weights, where ADM had float16 and loss scaling',
     'classifier crops': 'none but mirroring; ADM also cut squares at random out of larger pictures',
+    'classifier schedule': 'cosine at both sizes, as the networks it guides; ADM: linear at 128',
     'reference': 'FID against the training set, prepared alike; the paper does not say',
     'labels': 'every class as often, in random order; guided-diffusion draws classes at random'}
 
@@ -488,13 +490,14 @@ def drawn(
     guided = clipped(classifier_free(net, 1.))
     return last(sample(guided, z, label, cosine(torch.linspace(1, 0, 33))))
 
-# %% ../nbs/13_imagenet.ipynb #5d58e7b9
+# %% ../nbs/13_imagenet.ipynb #7a8a5862
 class Source(NamedTuple):
     "A network to sample from, with what its samples' cards have to say."
     net: torch.nn.Module  # eps(z, logsnr, label), or a classifier
     config: UNetConfig  # its shape
     table: np.ndarray | None  # the log-SNRs that it knows, falling; None for all from -20 to 20
-    facts: dict  # network, checkpoint_sha256, p_uncond, dataset
+    mix: float  # of the ancestral sampler, by its recipe
+    facts: dict  # network, what it was trained on, checkpoint_sha256, p_uncond
 
 def source_of(
     path,  # a run's folder, or one of OpenAI's files under its own name, 64x64_diffusion.pt
@@ -505,18 +508,20 @@ def source_of(
     if path.is_dir():
         settings, newest = run_of(path)
         r, file = recipe_named(settings['recipe']), newest/'ema.safetensors'
+        mix = r.mix
         net, table, p_uncond = r.make(r.config), None, settings['p_uncond']
-        words = f'{settings["recipe"]}, {newest.name}'
+        words, trained_on = f'{settings["recipe"]}, {newest.name}', settings['preparation']
     elif path.stem in RELEASED:
-        net, file, p_uncond = released(path.stem), path, 0.
-        words, table = path.stem, openai_levels(RELEASED[path.stem][2])
+        net, file, p_uncond, mix = released(path.stem), path, 0., .3
+        words, table, trained_on = path.stem, openai_levels(RELEASED[path.stem][2]), 'dhariwal'
     else:
         raise FileNotFoundError(f'{path} is no run and none of OpenAI\'s files; those are '
                                 f'{", ".join(RELEASED)}, with .pt.')
     load(file, net)
     net = net.to(device).eval().requires_grad_(False)
-    facts = dict(network=words, checkpoint_sha256=sha256(file), p_uncond=p_uncond)
-    return Source(net, net.config, table, facts)
+    facts = dict(network=words, trained_on=trained_on, checkpoint_sha256=sha256(file),
+                 p_uncond=p_uncond)
+    return Source(net, net.config, table, mix, facts)
 
 def run_of(
     folder,  # of a run
@@ -569,7 +574,7 @@ def labels_of(
     if not num_classes: return np.full(n, NULL)
     return np.random.default_rng(seed).permutation(np.arange(n) % num_classes)
 
-# %% ../nbs/13_imagenet.ipynb #85332efe
+# %% ../nbs/13_imagenet.ipynb #cfc712fe
 STEPS = dict(ancestral=ancestral, ddim=ddim, heun=heun)
 
 def generate_samples(
@@ -578,7 +583,7 @@ def generate_samples(
     w='0',  # guidance weights, e.g. 0,0.1,0.3,1
     images=50_000,  # how many for each; not n, which torchrun would take for its own
     steps=256,  # T, how often the network is asked for a picture
-    mix=.3,  # of the ancestral sampler, the paper's v
+    mix=-1.,  # of the ancestral sampler, the paper's v; -1 for the recipe's
     sampler='ancestral',  # "ancestral", "ddim" or "heun"
     weak='',  # a network without classes, for classifier-free guidance by two networks
     classifier='',  # a classifier of noisy pictures, for classifier guidance
@@ -596,6 +601,7 @@ def generate_samples(
         source, *others = (source_of(p, world.device) if p else None
                            for p in (net, weak, classifier))
         c, folders = source.config, [Path(out)/f'w={value:g}' for value in weights]
+        mix = source.mix if mix == -1 else mix
         made = source.facts | dict(T=steps, mix=mix, sampler=sampler, clipped=1.)
         made |= dict(guidance='classifier' if classifier else 'classifier-free')
         made |= {k: s.facts['checkpoint_sha256']
@@ -680,7 +686,7 @@ def own_features(
     save(path, net, command='own_features')
     return path
 
-# %% ../nbs/13_imagenet.ipynb #21510a31
+# %% ../nbs/13_imagenet.ipynb #60e43238
 def extractor_for(
     features,  # a file of Inception weights, or "" for the set's own classifier
     data,  # a set that `prepare` has made
@@ -707,48 +713,53 @@ def reference_for(
     if not kept.exists():
         notes = open_images(data)[2]
         words = f'{notes["preparation"]}, {notes["size"]} pixels'
-        save_reference(kept, make_reference(data, extract, dataset_name(data, notes), words))
+        save_reference(kept, make_reference(data, extract, dataset_name(data), words))
     return load_reference(kept, extract)
 
 def dataset_name(
     data,  # a set that `prepare` has made
-    notes,  # its notes
 ):
     "imagenet64 and so on for the whole of ImageNet, else the name of its folder."
+    notes = open_images(data)[2]
     return f'imagenet{notes["size"]}' if notes['variant'] == WHOLE else Path(data).name
 
-# %% ../nbs/13_imagenet.ipynb #87f84d6e
+# %% ../nbs/13_imagenet.ipynb #4f12170a
 def evaluate_samples(
     samples,  # the folder that `generate_samples` was given as out
     data,  # the set whose pictures are the reference
-    cards='data/results/imagenet64',  # where cards go
+    results='',  # where cards go; by itself data/results and the set's name, e.g. imagenet64
     features='',  # a file of Inception weights; without, a classifier trained on the set
     reference='',  # OpenAI's statistics, VIRTUAL_imagenet64_labeled.npz, instead of the set's own
     splits=10,  # parts of the Inception score
     device='',  # "cuda" or "cpu"; by itself a card, if there is one
 ):
-    """Measure the pictures of each weight and write a card for each; return the cards' paths.
-    Raises ValueError or OSError, in one sentence."""
+    """Measure the pictures of each weight that has no card yet and write one; return the cards'
+    paths. Raises ValueError or OSError, in one sentence."""
     device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     folders = sorted(Path(samples).glob('w=*'), key=lambda p: float(p.name[2:]))
     if not folders: raise ValueError(f'{samples} holds no folder w=...; generate samples first.')
     extract, paths = extractor_for(features, data, device), []
-    compared, notes = reference_for(data, extract, reference), open_images(data)[2]
+    compared, name = reference_for(data, extract, reference), dataset_name(data)
+    results = Path(results or f'data/results/{name}')
     for folder in tqdm(folders, disable=None):
         x, y, made = open_images(folder)
-        label = None if features else torch.from_numpy(y)
-        found = evaluate(x, compared, extract, label, splits)
-        facts = made['made'] | dict(seed=made['seed'], dataset=dataset_name(data, notes),
-                                    command='cfg-evaluate SAMPLES DATA')
-        paths.append(write_card(cards, facts | found))
+        facts = made['made'] | dict(seed=made['seed'], dataset=name, n=len(x), splits=splits,
+                                    reference_sha256=compared.sha256, extractor_sha256=
+                                    extract.identity[2], command='cfg-evaluate SAMPLES DATA')
+        there = [p for p in results.glob('*.json')
+                 if facts.items() <= json.loads(p.read_text()).items()]
+        if not there:
+            label = None if features else torch.from_numpy(y)
+            there = [write_card(results, facts | evaluate(x, compared, extract, label, splits))]
+        paths += there
     return paths
 
-# %% ../nbs/13_imagenet.ipynb #7ba9eec1
+# %% ../nbs/13_imagenet.ipynb #3db34f03
 REHEARSED = ('disc', 'square', 'star', 'ring', 'A', 'X', '4', '#')
 
 def rehearse(
     out='runs/rehearsal',  # where everything goes; what is there already is not made again
-    cards='data/results/rehearsal',  # where the cards go
+    results='data/results/rehearsal',  # where the cards go
     recipe='rehearsal',  # or rehearsal64, which is for a graphics card
     w='0,0.3,1,2,4',  # guidance weights
     images=1000,  # how many for each weight
@@ -756,7 +767,8 @@ def rehearse(
     device='cpu',  # or cuda
 ):
     """Rehearse the full run in miniature: make a set, prepare it, train, generate, evaluate; return
-    the cards' paths and how often each hue was drawn at each weight."""
+    the paths of the cards. Beside them, samples.png and hues.txt: pictures
+    without a hue and with each, among the real ones and the generated ones."""
     out, r = Path(out), recipe_named(recipe)
     kinds = REHEARSED if r.config.num_classes == len(REHEARSED) else KINDS
     if not (out/'scenes'/'truth.json').exists(): scenes(out/'scenes', kinds, each)
@@ -764,10 +776,25 @@ def rehearse(
     train_recipe(recipe, out/'set', out/'run', device=device)
     folders = generate_samples(out/'run', out/'samples', w, images, r.T, batch_size=50,
                                device=device)
-    paths = evaluate_samples(out/'samples', out/'set', cards, device=device)
-    hues = {f.name: np.bincount(hues_of(open_images(f)[0]), minlength=4).tolist() for f in folders}
-    with whole_file(Path(cards)/'hues.txt') as f: f.write(json.dumps(hues).encode())
+    paths = evaluate_samples(out/'samples', out/'set', results, device=device)
+    seen = {f.name: hues_of(open_images(f)[0]) for f in [out/'set', *folders]}
+    counts = {name: np.bincount(s + 1, minlength=5).tolist() for name, s in seen.items()}
+    with whole_file(Path(results)/'hues.txt') as f: f.write(json.dumps(counts).encode())
+    with whole_file(Path(results)/'samples.png') as f: gallery(folders).save(f, 'png')
     return paths
+
+# %% ../nbs/13_imagenet.ipynb #bdd39a4c
+def gallery(
+    folders,  # of pictures, with the same classes in the same order
+    each=4,  # pictures a class
+):
+    "A row for each folder, the first few of each class: a picture."
+    y = open_images(folders[0])[1]
+    shown = np.concatenate([np.flatnonzero(y == c)[:each] for c in np.unique(y)])
+    rows = [np.pad(open_images(f)[0][shown], ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=255)
+            for f in folders]
+    return Image.fromarray(np.concatenate([np.concatenate([*r.transpose(0, 2, 3, 1)], 1)
+                                           for r in rows]))
 
 # %% ../nbs/13_imagenet.ipynb #30991c61
 def command(

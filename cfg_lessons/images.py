@@ -238,17 +238,19 @@ def scene(
     picture.paste(Image.fromarray(body.clip(0, 255).astype(np.uint8)), place, mask)
     return picture, truth
 
-# %% ../nbs/09_images.ipynb #8477658f
+# %% ../nbs/09_images.ipynb #5dd21d05
 def hues_of(
     x,  # scenes in bytes, (N, 3, H, W), an array
 ):
-    "Which hue the thing in each scene has, its number in HUES, (N,), as its vivid pixels vote."
+    """Which hue the thing in each scene has, its number in HUES, (N,), as its vivid pixels vote; -1
+    where none are vivid, as in a grey picture."""
     n, _, h, w = x.shape
     flat = Image.fromarray(np.ascontiguousarray(x.transpose(0, 2, 3, 1)).reshape(n*h, w, 3))
     hsv = np.asarray(flat.convert('HSV'), np.float32).reshape(n, h*w, 3)/255
     away = np.abs((hsv[..., :1] - np.array([*HUES.values()]) + .5) % 1 - .5)
     vivid = np.where(hsv[..., 1] > .6, hsv[..., 1]*hsv[..., 2], 0)
-    return (vivid[..., None]*(away < .07)).sum(1).argmax(1)
+    votes = (vivid[..., None]*(away < .07)).sum(1)
+    return np.where(votes.max(1) > 0, votes.argmax(1), -1)
 
 # %% ../nbs/09_images.ipynb #a18d3d38
 def scenes(

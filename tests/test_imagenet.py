@@ -183,7 +183,7 @@ def test_generate_and_evaluate(small_set, small_run, tmp_path):
     paths = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'cards', splits=1, device='cpu')
     cards = read_cards(tmp_path/'cards')
     assert len(paths) == len(cards) == 2
-    facts = dict(w=2., T=4, mix=.3, sampler='ancestral', guidance='classifier-free', p_uncond=.1, dataset='small', n=72, preparation='area, 16 pixels', extractor='own-features')
+    facts = dict(w=2., T=4, mix=.3, sampler='ancestral', guidance='classifier-free', p_uncond=.1, dataset='small', n=72, preparation='area, 16 pixels', extractor='own-features', trained_on='area')
     assert facts.items() <= next(c for c in cards if c['w'] == 2).items()
     again = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'again', splits=1, device='cpu')
     assert [c['fid'] for c in read_cards(tmp_path/'again')] == [c['fid'] for c in cards] and len(again) == 2
