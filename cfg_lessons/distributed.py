@@ -10,7 +10,7 @@ __all__ = ['HABITS', 'EDGES', 'World', 'joined', 'on_first', 'in_one_voice', 'as
            'alone_in', 'save_now', 'report', 'look', 'keep_training', 'work', 'fresh', 'settled', 'generate', 'fill',
            'check_asked', 'begin', 'make_room', 'finish', 'quicker']
 
-# %% ../nbs/12_distributed.ipynb #f3ac72f4
+# %% ../nbs/12_distributed.ipynb #ec80da99
 import hashlib
 import json
 import os
@@ -28,7 +28,7 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import chain, islice
 from pathlib import Path
-from shutil import rmtree
+from shutil import disk_usage, rmtree
 from statistics import median
 
 import numpy as np
@@ -230,7 +230,7 @@ def equipped(
     if world.size == 1: return net
     return DistributedDataParallel(net)
 
-# %% ../nbs/12_distributed.ipynb #a2572c8e
+# %% ../nbs/12_distributed.ipynb #947b70d7
 class Careful:
     """An optimizer that clips, leaves out a step whose gradient is not finite, and keeps count,
     without making the device wait."""
@@ -271,6 +271,7 @@ def adamw(
     "The optimizer of a plan."
     return torch.optim.AdamW(net.parameters(), plan.lr, weight_decay=plan.weight_decay, fused=True)
 
+# %% ../nbs/12_distributed.ipynb #22c6cb10
 def or_nan(
     value,  # a loss, a scalar
 ):
@@ -910,7 +911,7 @@ def begin(
     with whole_file(path) as f: f.write(json.dumps(facts).encode())
     return make_room(folder, facts, labels)
 
-# %% ../nbs/12_distributed.ipynb #3951e065
+# %% ../nbs/12_distributed.ipynb #065ea014
 def make_room(
     folder,  # where the pictures go
     facts,  # what is asked for
@@ -918,7 +919,10 @@ def make_room(
 ):
     "Make the arrays, last the one that says what is there; return the numbers of all pictures."
     shape = len(labels), *facts['shape']
-    path = folder/'images.npy'
+    path, size = folder/'images.npy', int(np.prod([float(s) for s in shape]))
+    if size > disk_usage(folder).free:
+        (folder/'asked.json').unlink(missing_ok=True)
+        raise OSError(f'There is no room for {path}, which needs {size/1e9:,.1f} GB.')
     try:
         np.lib.format.open_memmap(path, 'w+', np.uint8, shape).flush()
         with open(path, 'r+b') as f:  # claim the space now, not when the last picture is written

@@ -5,20 +5,23 @@
 # %% auto #0
 __all__ = ['CROPS', 'ENDINGS', 'WHOLE', 'FAST', 'SHORT', 'RECIPES', 'CHOICES', 'CARDS', 'STEPS', 'REHEARSED', 'NAMES',
            'cfg_prepare', 'cfg_train', 'cfg_generate', 'cfg_evaluate', 'cfg_cost', 'cfg_rehearse', 'dhariwal', 'shares',
-           'area', 'decoded', 'Place', 'found_in', 'in_folders', 'in_archives', 'prepare_some', 'prepare', 'worked',
-           'seal', 'leave_out', 'finished', 'variant', 'Recipe', 'cost', 'recipe_named', 'train_recipe', 'planned',
-           'check_set', 'loss_of', 'annealed', 'drawn', 'Source', 'source_of', 'run_of', 'levels_of', 'guided_by',
-           'labels_of', 'generate_samples', 'weights_in', 'fastest', 'draw', 'OwnFeatures', 'own_features',
-           'extractor_for', 'reference_for', 'dataset_name', 'evaluate_samples', 'rehearse', 'gallery', 'command',
-           'told', 'main']
+           'area', 'decoded', 'Place', 'found_in', 'in_folders', 'in_archives', 'prepare_some', 'named',
+           'end_with_parent', 'prepare', 'worked', 'seal', 'names_by', 'leave_out', 'finished', 'variant', 'Recipe',
+           'cost', 'recipe_named', 'train_recipe', 'planned', 'check_set', 'place_of', 'loss_of', 'annealed', 'drawn',
+           'Source', 'source_of', 'run_of', 'levels_of', 'guided_by', 'labels_of', 'check_others', 'shared_table',
+           'generate_samples', 'step_of', 'check_wishes', 'weights_in', 'fastest', 'draw', 'OwnFeatures',
+           'own_features', 'extractor_for', 'reference_for', 'dataset_name', 'evaluate_samples', 'rehearse', 'gallery',
+           'command', 'told', 'main']
 
-# %% ../nbs/13_imagenet.ipynb #b78e39a6
+# %% ../nbs/13_imagenet.ipynb #87716d77
 import hashlib
 import io
 import json
 import os
+import re
 import sys
 import tarfile
+import threading
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -30,7 +33,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from .bench import flops
@@ -85,7 +88,7 @@ def area(
     def down(a): return (mean @ a.reshape(side, -1)).reshape(size, -1, 3).swapaxes(0, 1)
     return np.rint(down(down(square))).astype(np.uint8)  # each turns the picture as well
 
-# %% ../nbs/13_imagenet.ipynb #a33685a3
+# %% ../nbs/13_imagenet.ipynb #7287498c
 CROPS = dict(dhariwal=dhariwal, area=area)
 
 def decoded(
@@ -100,12 +103,16 @@ def decoded(
             odd = [f'{image.format} file']*(image.format != 'JPEG')
             odd += [f'{image.mode} colours']*(image.mode != 'RGB')
             odd += ['asks to be turned']*(image.getexif().get(274, 1) != 1)
+            if image.mode == 'F': raise ValueError('a picture of fractions')
+            if image.mode.startswith('I'):  # 16 bits, which PIL would cut off at 255
+                image = Image.fromarray((np.asarray(image, np.uint32)//257).astype(np.uint8))
             image = image.convert('RGB')
+        except UnidentifiedImageError: raise ValueError('no picture in it') from None
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
             raise ValueError(f'{e}') from None
-    return image, odd + ['damaged notes of a camera']*bool(heard)
+    return image, odd + ['damaged notes of a camera']*any('EXIF' in str(h.message) for h in heard)
 
-# %% ../nbs/13_imagenet.ipynb #a2672230
+# %% ../nbs/13_imagenet.ipynb #58f79293
 class Place(NamedTuple):
     "Where the bytes of a picture are."
     wnid: str  # its class, e.g. n01440764
@@ -114,7 +121,7 @@ class Place(NamedTuple):
     start: int = 0  # its first byte there
     size: int = -1  # how many; -1 for all
 
-ENDINGS = ('.jpeg', '.jpg', '.png', '.webp', '.bmp')
+ENDINGS = ('.jpeg', '.jpg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
 def found_in(
     source,  # ImageNet's folder of folders, its archive of archives, or a folder of n..._....JPEG
@@ -130,19 +137,26 @@ def found_in(
     if not places:
         raise ValueError(f'{source} has no pictures that say their class, as n01440764/x.JPEG or '
                          'n01440764_x.JPEG do.')
+    classes = {p.wnid for p in places}
+    strange = sorted(c for c in classes if not re.fullmatch(r'n\d{8}', c))
+    if 0 < len(strange) < len(classes):
+        raise ValueError(f'{source} has classes such as {max(classes - {*strange})}, and also '
+                         f'{strange[0]!r}, which is none; take that away.')
     twice = [a.name for a, b in zip(places, places[1:]) if a[:2] == b[:2]]
     if twice: raise ValueError(f'{source} has {len(twice)} files twice, such as {twice[0]}.')
     return places
 
-# %% ../nbs/13_imagenet.ipynb #356e92ae
+# %% ../nbs/13_imagenet.ipynb #3b0244c6
 def in_folders(
     source,  # a folder, of class folders or of files named after their class
 ):
     "The places of the pictures in a folder."
+    hidden = lambda e: e.name.startswith(('.', '__MACOSX'))
     for entry in os.scandir(source):
-        if entry.is_dir():
+        if hidden(entry): continue
+        if entry.is_dir():  # whatever lies in a class folder is a picture, or reported as none
             for e in os.scandir(entry.path):
-                if e.name.lower().endswith(ENDINGS): yield Place(entry.name, e.name, e.path)
+                if not hidden(e): yield Place(entry.name, e.name, e.path)
         elif '_' in entry.name and entry.name.lower().endswith(ENDINGS):
             yield Place(entry.name.split('_')[0], entry.name, entry.path)
 
@@ -153,15 +167,23 @@ def in_archives(
     try:
         with tarfile.open(source, 'r:') as outer:
             for one in tqdm(outer, f'looking through {Path(source).name}', disable=None):
-                if not one.name.endswith('.tar'): continue
+                name = Path(one.name).name
+                if not one.isfile() or name.startswith('.'): continue
+                if name.endswith(('.gz', '.tgz', '.bz2', '.xz', '.zip')):
+                    raise ValueError(f'{source} holds {name}, which is packed; unpack it first.')
+                if not name.endswith('.tar'): continue
                 with tarfile.open(fileobj=outer.extractfile(one), mode='r:') as inner:
                     for e in inner:
+                        if not e.isfile() or Path(e.name).name.startswith('.'): continue
                         yield Place(Path(one.name).stem, Path(e.name).name, str(source),
                                     one.offset_data + e.offset_data, e.size)
+            end = max((m.offset_data - -m.size//512*512 for m in outer.getmembers()), default=0)
+            if os.path.getsize(source) < end + 512:
+                raise ValueError(f'{source} is cut short; fetch it again.')
     except tarfile.TarError as e:
         raise ValueError(f'{source} cannot be read as an archive of archives: {e}.') from None
 
-# %% ../nbs/13_imagenet.ipynb #6edd5bb1
+# %% ../nbs/13_imagenet.ipynb #196c4e51
 def prepare_some(
     rows,  # numbers of the pictures, an array
     places,  # where each of them is
@@ -177,15 +199,31 @@ def prepare_some(
                 f.seek(place.start)
                 image, strange = decoded(f.read(place.size))
         except (ValueError, OSError) as e:
-            odd.append((place.name, f'unreadable: {e}'))
+            odd.append((named(place), f'unreadable: {e}'))
             continue
         x[row] = CROPS[crop](image, size).transpose(2, 0, 1)
         done.append(row)
-        odd += [(place.name, what) for what in strange]
+        odd += [(named(place), what) for what in strange]
     x.flush()
     return done, odd
 
-# %% ../nbs/13_imagenet.ipynb #e6ec3db0
+# %% ../nbs/13_imagenet.ipynb #668e3300
+def named(
+    place,  # a Place
+):
+    "The name of a picture; with its class, where the name itself does not say it."
+    return place.name if place.name.startswith(place.wnid) else f'{place.wnid}/{place.name}'
+
+def end_with_parent():
+    "Let a worker end when the process that started it has gone, however it went."
+    import multiprocessing
+    parent = multiprocessing.parent_process()
+    def wait():
+        parent.join()
+        os._exit(1)
+    threading.Thread(target=wait, daemon=True).start()
+
+# %% ../nbs/13_imagenet.ipynb #037f3b82
 def prepare(
     source,  # ImageNet: its folder of folders, its archive of archives, or a folder of files
     out,  # where the prepared set goes
@@ -201,21 +239,22 @@ def prepare(
     out, places = Path(out), found_in(source)
     wnids = sorted({p.wnid for p in places})
     labels = np.searchsorted(wnids, [p.wnid for p in places])
-    names = hashlib.sha256('\n'.join(p.name for p in places).encode()).hexdigest()
-    asked = dict(shape=[3, size, size], n=len(places), crop=crop, names=names)
+    names = '\n'.join(f'{p.wnid}/{p.name}' for p in places).encode('utf8', 'replace')
+    asked = dict(shape=[3, size, size], n=len(places), crop=crop,
+                 names=hashlib.sha256(names).hexdigest())
     if (out/'notes.json').exists(): return finished(out, asked)
     with alone_in(out, World()):
-        rows = begin(out, asked, labels)
+        rows = [] if (out/'kept.json').exists() else begin(out, asked, labels)
         there = np.load(out/'there.npy', mmap_mode='r+')
         with open(out/'odd.jsonl', 'a') as report:
             for done, strange in worked(rows, places, out/'images.npy', size, crop, workers):
-                there[done] = True
-                there.flush()
                 report.writelines(json.dumps(line) + '\n' for line in strange)
                 report.flush()
-        return seal(out, asked, places, wnids, skip_unreadable)
+                there[done] = True
+                there.flush()
+        return seal(out, asked, places, names_by(source, wnids), skip_unreadable)
 
-# %% ../nbs/13_imagenet.ipynb #2f773ea8
+# %% ../nbs/13_imagenet.ipynb #3559c5fb
 def worked(
     rows,  # numbers of the pictures that are missing
     places,  # where every picture is
@@ -228,7 +267,8 @@ def worked(
     pieces = np.split(rows, range(256, len(rows), 256)) if len(rows) else []
     tasks = [(piece, [places[i] for i in piece], path, size, crop) for piece in pieces]
     workers = min(workers or os.cpu_count(), len(tasks))
-    pool = ProcessPoolExecutor(workers, get_context('spawn')) if workers > 1 else None
+    pool = None
+    if workers > 1: pool = ProcessPoolExecutor(workers, get_context('spawn'), end_with_parent)
     run = pool.map if pool else map
     try:
         with tqdm(total=len(rows), unit=' pictures', disable=None) as bar:
@@ -238,63 +278,87 @@ def worked(
     finally:
         if pool: pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/13_imagenet.ipynb #89865159
+# %% ../nbs/13_imagenet.ipynb #1243b31f
 def seal(
     out,  # the folder of the set
     asked,  # what was asked for
     places,  # where every picture was
-    wnids,  # the classes, in order
+    classes,  # WordNet number -> name, in order
     skip_unreadable,  # whether pictures that could not be read are left out
 ):
     "Look whether all is there, write report.json, files.txt and last notes.json; return the notes."
-    there, odd = np.load(out/'there.npy'), {}
-    names, missing = [p.name for p in places], {places[i].name for i in np.flatnonzero(~there)}
+    names, odd = [named(p) for p in places], {}
+    if (out/'kept.json').exists(): missing = set(json.loads((out/'kept.json').read_text()))
+    else: missing = {names[i] for i in np.flatnonzero(~np.load(out/'there.npy'))}
     for line in (out/'odd.jsonl').read_text().splitlines():
         try: name, what = json.loads(line)
         except ValueError: continue  # torn by a crash
-        if name in missing or not what.startswith('unreadable'):
-            odd.setdefault(what, set()).add(name)
+        if what.startswith('unreadable'):
+            for others in odd.values(): others.discard(name)  # only what was seen last
+            if name not in missing: continue
+        odd.setdefault(what, set()).add(name)
+    odd = {what: who for what, who in odd.items() if who}
     report = json.dumps({what: sorted(who) for what, who in sorted(odd.items())}, indent=1)
     with whole_file(out/'report.json') as f: f.write(report.encode())
     if missing and not skip_unreadable:
         raise ValueError(f'{len(missing)} of {len(names)} pictures cannot be read, such as '
                          f'{min(missing)}; {out/"report.json"} names them. Repair them and call '
                          'again, or leave them out with skip_unreadable.')
-    if missing: leave_out(out, there)
+    if missing: leave_out(out, sorted(missing))
     with whole_file(out/'files.txt') as f:
-        f.write(''.join(f'{n}\n' for n, kept in zip(names, there) if kept).encode())
-    counts = np.bincount(np.load(out/'labels.npy'), minlength=len(wnids)).tolist()
+        f.write(''.join(f'{n}\n' for n in names if n not in missing).encode())
+    counts = np.bincount(np.load(out/'labels.npy'), minlength=len(classes)).tolist()
     notes = dict(images=[sum(counts), *asked['shape']], size=asked['shape'][1],
-                 preparation=asked['crop'], variant=variant(counts), classes=wnids, counts=counts,
+                 preparation=asked['crop'], variant=variant(counts), classes=list(classes),
+                 class_names=list(classes.values()), counts=counts,
                  odd={what: len(who) for what, who in odd.items()}, left_out=sorted(missing),
                  images_sha256=sha256(out/'images.npy')) | stamp()
     with whole_file(out/'notes.json') as f: f.write(json.dumps(notes, indent=1).encode())
     return notes
 
-# %% ../nbs/13_imagenet.ipynb #e84e99de
+# %% ../nbs/13_imagenet.ipynb #cd55a890
+def names_by(
+    source,  # where the pictures come from
+    wnids,  # the classes, in order
+):
+    """The name of each class, from the list that comes with ImageNet (LOC_synset_mapping.txt, or
+    synset_words.txt) if it lies beside the pictures; else its number: a dict."""
+    names, source = {}, Path(source)
+    for folder in (source, source.parent, source.parent.parent):
+        for name in ('LOC_synset_mapping.txt', 'synset_words.txt'):
+            if not names and (folder/name).is_file():
+                lines = (folder/name).read_text(errors='replace').splitlines()
+                names = dict(line.split(' ', 1) for line in lines if ' ' in line)
+    return {wnid: names.get(wnid, wnid).strip() for wnid in wnids}
+
+# %% ../nbs/13_imagenet.ipynb #4aa469eb
 def leave_out(
     out,  # the folder of the set
-    there,  # which pictures to keep, (N,)
+    missing,  # the names of the pictures that are not there
 ):
-    "Take the other rows out of all arrays of the set."
-    kept = np.flatnonzero(there)
-    for name in ('images', 'labels', 'there'):
+    "Take their rows out of all arrays of the set; a second call ends what a crash has interrupted."
+    arrays, kept = ('images', 'labels', 'there'), np.flatnonzero(np.load(out/'there.npy'))
+    for name in () if (out/'kept.json').exists() else arrays:
         old = np.load(out/f'{name}.npy', mmap_mode='r')
         part = out/f'{name}.kept.npy'
         new = np.lib.format.open_memmap(part, 'w+', old.dtype, (len(kept), *old.shape[1:]))
         for i in range(0, len(kept), 4096): new[i:i + 4096] = old[kept[i:i + 4096]]
         new.flush()
-        part.replace(out/f'{name}.npy')
+    with whole_file(out/'kept.json') as f: f.write(json.dumps(missing).encode())
+    for part in (out/f'{name}.kept.npy' for name in arrays):
+        if part.exists(): part.replace(out/part.name.replace('.kept', ''))
 
 def finished(
     out,  # the folder of a set that is whole
     asked,  # what is asked for
 ):
     "Its notes. Raises ValueError if it is another set."
-    before = json.loads((out/'asked.json').read_text())
+    path = out/'asked.json'
+    if not path.exists(): raise ValueError(f'{out} holds pictures of another origin.')
+    before = json.loads(path.read_text())
     differ = [f'{k} was {before.get(k)} and is {v}' for k, v in asked.items() if before.get(k) != v]
     if differ: raise ValueError(f'{out} holds another set: {"; ".join(differ)}.')
-    return json.loads((out/'notes.json').read_text())
+    return open_images(out)[2]
 
 WHOLE = 'ImageNet 2012, the whole training set'
 
@@ -358,7 +422,7 @@ CHOICES = {
     'reference': 'FID against the training set, prepared alike; the paper does not say',
     'labels': 'every class as often, in random order; guided-diffusion draws classes at random'}
 
-# %% ../nbs/13_imagenet.ipynb #677d846f
+# %% ../nbs/13_imagenet.ipynb #0b5864a2
 CARDS = {'V100': (125e12, 32), 'A100': (312e12, 80), 'H100': (989e12, 80), 'H200': (989e12, 141),
          'RTX 4090': (165e12, 24)}  # 16-bit matrix operations a second, by data sheet; gigabytes
 
@@ -372,6 +436,9 @@ def cost(
 ):
     "What a run will cost before it begins: a dict of numbers. Raises ValueError for unknown names."
     if card not in CARDS: raise ValueError(f'card is {card!r}; known are {", ".join(CARDS)}.')
+    if not (cards >= 1 and 0 < busy <= 1 and price >= 0 and n >= 0):
+        raise ValueError(f'{cards} cards, {busy} busy, a price of {price} and {n} pictures make no '
+                         'bill; busy lies between 0 and 1.')
     r = recipe_named(recipe)
     plan, call, (speed, memory) = r.plan, flops(r.config, r.make), CARDS[card]
     with torch.device('meta'): parameters = sum(p.numel() for p in r.make(r.config).parameters())
@@ -394,7 +461,7 @@ def recipe_named(
     if name not in RECIPES: raise ValueError(f'recipe is {name!r}; there are {", ".join(RECIPES)}.')
     return RECIPES[name]
 
-# %% ../nbs/13_imagenet.ipynb #0f70e530
+# %% ../nbs/13_imagenet.ipynb #ae58d483
 def train_recipe(
     recipe='imagenet64',  # what to train, a name among the recipes
     data='data/imagenet64',  # a set that `prepare` has made
@@ -411,11 +478,12 @@ def train_recipe(
     asked to stop; return which. Raises ValueError or OSError, in one sentence."""
     r, chosen = recipe_named(recipe), planned(recipe, steps, batch_size, parts, seed, off)
     p_uncond = r.p_uncond if p_uncond == -1 else p_uncond
+    if not 0 <= p_uncond <= 1: raise ValueError(f'p_uncond is {p_uncond}; it is a probability.')
     x, y, notes = open_images(data)
-    check_set(r, x, notes, data)
+    check_set(r, x, y, data)
     settings = dict(recipe=recipe, schedule='cosine', p_uncond=p_uncond,
                     preparation=notes.get('preparation', ''), data=notes.get('images_sha256', ''))
-    with joined(device or ('cuda' if torch.cuda.is_available() else 'cpu')) as world:
+    with joined(place_of(device)) as world:
         torch.manual_seed(seed)
         net = r.make(r.config).to(world.device)
         engine = Engine(out, net, chosen, world, settings)
@@ -423,7 +491,7 @@ def train_recipe(
         fall = annealed(chosen) if r.anneal else None
         return keep_training(engine, partial(loss_of, r.make, p_uncond), (x, y), each, fall)
 
-# %% ../nbs/13_imagenet.ipynb #28a01622
+# %% ../nbs/13_imagenet.ipynb #d4624639
 def planned(
     recipe,  # a name among the recipes
     steps,  # 0 for the recipe's
@@ -444,19 +512,28 @@ def planned(
 def check_set(
     r,  # a Recipe
     x,  # the pictures, (N, C, H, W)
-    notes,  # of the set
-    data,  # where it is
+    y,  # their classes, (N,)
+    data,  # where the set is
 ):
     "Raise ValueError, in one sentence, unless a set fits a recipe."
     wanted = r.config.channels, r.config.side, r.config.side
-    classes = len(notes.get('classes', ()))
+    classes = int(y.max()) + 1 if len(y) else 0
     if x.shape[1:] != wanted:
         raise ValueError(f'{data} has pictures of {x.shape[1:]}, the recipe is for {wanted}; '
                          f'prepare the set with size {r.config.side}, or take another recipe.')
-    if classes and classes != r.config.num_classes:
+    if classes != r.config.num_classes:
         raise ValueError(f'{data} has {classes} classes, the recipe is for {r.config.num_classes}.')
 
-# %% ../nbs/13_imagenet.ipynb #c3704d8d
+# %% ../nbs/13_imagenet.ipynb #6fcb415f
+def place_of(
+    device,  # "cuda", "cpu", or "" for a card if there is one
+):
+    "Where to compute. Raises ValueError for a place that is not there."
+    there = torch.cuda.is_available()
+    if device not in ('', 'cpu', 'cuda') or device == 'cuda' and not there:
+        raise ValueError(f'device is {device!r}; there is cpu{" and cuda"*there}.')
+    return device or ('cuda' if there else 'cpu')
+
 def loss_of(
     make,  # UNet or UNetClassifier
     p_uncond,  # how often the label is dropped
@@ -490,7 +567,7 @@ def drawn(
     guided = clipped(classifier_free(net, 1.))
     return last(sample(guided, z, label, cosine(torch.linspace(1, 0, 33))))
 
-# %% ../nbs/13_imagenet.ipynb #7a8a5862
+# %% ../nbs/13_imagenet.ipynb #51a1ca2c
 class Source(NamedTuple):
     "A network to sample from, with what its samples' cards have to say."
     net: torch.nn.Module  # eps(z, logsnr, label), or a classifier
@@ -523,14 +600,20 @@ def source_of(
                  p_uncond=p_uncond)
     return Source(net, net.config, table, mix, facts)
 
+# %% ../nbs/13_imagenet.ipynb #90298418
 def run_of(
     folder,  # of a run
 ):
     "Its settings and its newest whole checkpoint. Raises ValueError if there is none yet."
-    if not (folder/'settings.json').exists(): raise ValueError(f'{folder} holds no run.')
-    newest = [p for p in checkpoints(folder) if not fault(p)]
-    if not newest: raise ValueError(f'{folder} has no checkpoint yet; let it train for a while.')
-    return json.loads((folder/'settings.json').read_text()), newest[0]
+    try: settings = json.loads((folder/'settings.json').read_text())
+    except (OSError, ValueError) as e: raise ValueError(f'{folder} holds no run ({e}).') from None
+    if not isinstance(settings, dict) or not {'recipe', 'p_uncond'} <= settings.keys():
+        raise ValueError(f'{folder} holds a run, but not one of these recipes.')
+    found = checkpoints(folder)
+    if not found: raise ValueError(f'{folder} has no checkpoint yet; let it train for a while.')
+    whole = [p for p in found if not fault(p)]
+    if not whole: raise ValueError(f'No checkpoint in {folder} is whole: {fault(found[0])}.')
+    return settings, whole[0]
 
 # %% ../nbs/13_imagenet.ipynb #88862923
 def levels_of(
@@ -542,7 +625,7 @@ def levels_of(
     else: asked = torch.from_numpy(table[np.linspace(len(table) - 1, 0, T).round().astype(int)])
     return torch.cat([asked, torch.tensor([float('inf')])])
 
-# %% ../nbs/13_imagenet.ipynb #3d310c4a
+# %% ../nbs/13_imagenet.ipynb #680ab35b
 def guided_by(
     source,  # the `Source` to sample from
     w,  # guidance weight
@@ -558,9 +641,10 @@ def guided_by(
         f = eps_only(f) if s.config.out_channels > s.config.channels else f
         return f if s.config.num_classes else unconditional(f)
     strong, c = eps(source), source.config
+    check_others(source, weak, classifier)
     if classifier: return [classifier_guided(strong, classifier.net, w)]
     if weak: return [extrapolate(strong, unconditional(eps(weak)), w)]
-    if w and not (c.num_classes and c.null_row):
+    if w and not (c.num_classes and c.null_row and source.facts['p_uncond'] > 0):
         raise ValueError(f'{source.facts["network"]} was not trained with dropped labels: guide it '
                          'by a classifier, or by a weak network without classes, or take w = 0.')
     return [classifier_free(strong, w), doubled(strong, w)] if w else [strong]
@@ -574,7 +658,38 @@ def labels_of(
     if not num_classes: return np.full(n, NULL)
     return np.random.default_rng(seed).permutation(np.arange(n) % num_classes)
 
-# %% ../nbs/13_imagenet.ipynb #cfc712fe
+# %% ../nbs/13_imagenet.ipynb #1f22ddfd
+def check_others(
+    source,  # the `Source` to sample from
+    weak,  # another, or None
+    classifier,  # a third, or None
+):
+    "Raise ValueError, in one sentence, unless they are networks that can work together."
+    if weak and classifier: raise ValueError('Guide by weak or by a classifier, not by both.')
+    for what, s, make in [('net', source, UNet), ('weak', weak, UNet),
+                          ('classifier', classifier, UNetClassifier)]:
+        if s and not isinstance(s.net, make):
+            raise ValueError(f'{what} is {s.facts["network"]}, which is no {make.__name__}.')
+        if s and (s.config.side, s.config.channels) != (source.config.side, source.config.channels):
+            raise ValueError(f'{what} is for pictures of {s.config.side} pixels, net for '
+                             f'{source.config.side}.')
+    if weak and weak.config.num_classes and not weak.facts['p_uncond']:
+        raise ValueError(f'{weak.facts["network"]} knows classes and was never asked without.')
+    if classifier and source.config.num_classes not in (0, classifier.config.num_classes):
+        raise ValueError(f'The classifier knows {classifier.config.num_classes} classes, net '
+                         f'{source.config.num_classes}.')
+
+def shared_table(
+    sources,  # several `Source`, or None among them
+):
+    "The log-SNRs at which all may be asked. Raises ValueError if two know different ones."
+    tables = [s.table for s in sources if s and s.table is not None]
+    if any(not np.array_equal(t, tables[0]) for t in tables):
+        raise ValueError('These networks know different noise levels, those of OpenAI\'s cosine '
+                         'and linear tables, and cannot be asked together.')
+    return tables[0] if tables else None
+
+# %% ../nbs/13_imagenet.ipynb #944ec0dc
 STEPS = dict(ancestral=ancestral, ddim=ddim, heun=heun)
 
 def generate_samples(
@@ -582,7 +697,7 @@ def generate_samples(
     out,  # where to; each weight gets a folder of its own in it, such as w=0.3
     w='0',  # guidance weights, e.g. 0,0.1,0.3,1
     images=50_000,  # how many for each; not n, which torchrun would take for its own
-    steps=256,  # T, how often the network is asked for a picture
+    steps=256,  # T, the noise levels visited; heun asks twice at each, others once
     mix=-1.,  # of the ancestral sampler, the paper's v; -1 for the recipe's
     sampler='ancestral',  # "ancestral", "ddim" or "heun"
     weak='',  # a network without classes, for classifier-free guidance by two networks
@@ -594,34 +709,61 @@ def generate_samples(
     """Generate pictures for each weight, on the processes that torchrun started or on one, or go on
     with it; return the folders. Raises ValueError or OSError, in one sentence."""
     weights = weights_in(w)
-    if sampler not in STEPS: raise ValueError(f'sampler is {sampler!r}; choose {", ".join(STEPS)}.')
-    if type(steps) is not int or steps < 2:
-        raise ValueError(f'steps is {steps!r}; give at least two.')
-    with joined(device or ('cuda' if torch.cuda.is_available() else 'cpu')) as world:
+    check_wishes(sampler, steps, images, batch_size, seed)
+    with joined(place_of(device)) as world:
         source, *others = (source_of(p, world.device) if p else None
                            for p in (net, weak, classifier))
         c, folders = source.config, [Path(out)/f'w={value:g}' for value in weights]
         mix = source.mix if mix == -1 else mix
+        check_others(source, *others)
         made = source.facts | dict(T=steps, mix=mix, sampler=sampler, clipped=1.)
         made |= dict(guidance='classifier' if classifier else 'classifier-free')
         made |= {k: s.facts['checkpoint_sha256']
                  for k, s in zip(('weak', 'classifier'), others) if s}
-        step = partial(ancestral, mix=mix) if sampler == 'ancestral' else STEPS[sampler]
         shape = c.channels, c.side, c.side
-        draws = partial(draw, levels_of(source.table, steps), step, shape, world)
+        levels = levels_of(shared_table([source, *others]), steps)
+        draws = partial(draw, levels, step_of(sampler, mix), shape, world)
+        classes = c.num_classes or (others[1].config.num_classes if others[1] else 0)
         for value, folder in zip(weights, folders):
             f = fastest(guided_by(source, value, *others), c, batch_size, world)
-            fill_folder(folder, partial(draws, clipped(f)), labels_of(images, c.num_classes, seed),
+            fill_folder(folder, partial(draws, clipped(f)), labels_of(images, classes, seed),
                         shape, world, made | dict(w=value), seed, batch_size)
     return folders
 
-# %% ../nbs/13_imagenet.ipynb #0fc4bffc
+# %% ../nbs/13_imagenet.ipynb #26e9db60
+def step_of(
+    sampler,  # a name in STEPS
+    mix,  # of the ancestral sampler
+):
+    "The step of a sampler. Raises ValueError for a mix that is none."
+    if not 0 <= mix <= 1: raise ValueError(f'mix is {mix}; it lies between 0 and 1.')
+    return partial(ancestral, mix=mix) if sampler == 'ancestral' else STEPS[sampler]
+
+def check_wishes(
+    sampler,  # a name in STEPS
+    steps,  # noise levels
+    images,  # how many
+    batch_size,  # pictures at a time
+    seed,  # of the pictures
+):
+    "Raise ValueError, in one sentence, for what `generate_samples` cannot do."
+    if sampler not in STEPS: raise ValueError(f'sampler is {sampler!r}; choose {", ".join(STEPS)}.')
+    for name, value, least in [('steps', steps, 2), ('images', images, 1), ('seed', seed, 0),
+                               ('batch_size', batch_size, 1)]:
+        if type(value) is not int or not least <= value < 2**63:
+            raise ValueError(f'{name} is {value!r}; give a whole number, {least} or more.')
+
+# %% ../nbs/13_imagenet.ipynb #b6fa382e
 def weights_in(
     text,  # numbers with commas between
 ):
     "A list of floats. Raises ValueError, in one sentence."
-    try: return [float(part) for part in str(text).split(',')]
-    except ValueError: raise ValueError(f'w is {text!r}; give numbers, as 0,0.1,0.3.') from None
+    try: found = [float(part) + 0. for part in str(text).split(',')]
+    except ValueError: found = [float('nan')]
+    if not np.isfinite(found).all() or len({f'{v:g}' for v in found}) < len(found):
+        raise ValueError(f'w is {text!r}; give different numbers, as 0,0.1,0.3 (with a negative '
+                         'first one, as --w=-1,0).')
+    return found
 
 def fastest(
     ways,  # denoisers that answer alike
@@ -647,9 +789,10 @@ def draw(
     "Pictures in [-1, 1], (B, C, H, W)."
     z = noise(torch.empty(len(label), *shape, device=world.device))
     if getattr(step, 'func', step) is ancestral: step = partial(step, noise=noise)
-    return last(sample(denoiser, z, label, levels, step))
+    z = last(sample(denoiser, z, label, levels[:-1], step))
+    return last(sample(denoiser, z, label, levels[-2:]))  # the guess of the clean picture
 
-# %% ../nbs/13_imagenet.ipynb #c97570b6
+# %% ../nbs/13_imagenet.ipynb #77f11780
 class OwnFeatures(torch.nn.Module):
     "A small classifier of a set: 64 features and a logit a class, of bytes (B, C, H, W)."
     def __init__(self,
@@ -676,7 +819,8 @@ def own_features(
     steps=600,  # of training
 ):
     "Train a classifier on a set, keep it there, and return its file; if it is there, only that."
-    path, (x, y, notes) = Path(data)/'own_features.safetensors', open_images(data)
+    x, y, notes = open_images(data)
+    path = Path(data)/f'own_features_{notes["images_sha256"][:12]}.safetensors'
     if path.exists(): return path
     torch.manual_seed(0)
     net = OwnFeatures(x.shape[1], len(notes['classes']))
@@ -686,7 +830,7 @@ def own_features(
     save(path, net, command='own_features')
     return path
 
-# %% ../nbs/13_imagenet.ipynb #60e43238
+# %% ../nbs/13_imagenet.ipynb #ccc154bd
 def extractor_for(
     features,  # a file of Inception weights, or "" for the set's own classifier
     data,  # a set that `prepare` has made
@@ -709,9 +853,10 @@ def reference_for(
 ):
     "What samples are compared with; of a set it is made once and kept beside it."
     if path: return load_reference(path, extract)
-    kept = Path(data)/f'reference_{extract.identity[2][:12]}.npz'
+    notes = open_images(data)[2]
+    made_of = notes['images_sha256'][:12]
+    kept = Path(data)/f'reference_{made_of}_{extract.identity[2][:12]}.npz'
     if not kept.exists():
-        notes = open_images(data)[2]
         words = f'{notes["preparation"]}, {notes["size"]} pixels'
         save_reference(kept, make_reference(data, extract, dataset_name(data), words))
     return load_reference(kept, extract)
@@ -723,7 +868,7 @@ def dataset_name(
     notes = open_images(data)[2]
     return f'imagenet{notes["size"]}' if notes['variant'] == WHOLE else Path(data).name
 
-# %% ../nbs/13_imagenet.ipynb #4f12170a
+# %% ../nbs/13_imagenet.ipynb #43633bcf
 def evaluate_samples(
     samples,  # the folder that `generate_samples` was given as out
     data,  # the set whose pictures are the reference
@@ -735,9 +880,12 @@ def evaluate_samples(
 ):
     """Measure the pictures of each weight that has no card yet and write one; return the cards'
     paths. Raises ValueError or OSError, in one sentence."""
-    device = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    folders = sorted(Path(samples).glob('w=*'), key=lambda p: float(p.name[2:]))
+    device = place_of(device)
+    if 'images_sha256' not in open_images(data)[2]:
+        raise ValueError(f'{data} was not made by prepare; nobody knows how it was prepared.')
+    folders = [p for p in Path(samples).glob('w=*') if re.fullmatch(r'w=-?[0-9.e-]+', p.name)]
     if not folders: raise ValueError(f'{samples} holds no folder w=...; generate samples first.')
+    folders.sort(key=lambda p: float(p.name[2:]))
     extract, paths = extractor_for(features, data, device), []
     compared, name = reference_for(data, extract, reference), dataset_name(data)
     results = Path(results or f'data/results/{name}')
@@ -749,7 +897,7 @@ def evaluate_samples(
         there = [p for p in results.glob('*.json')
                  if facts.items() <= json.loads(p.read_text()).items()]
         if not there:
-            label = None if features else torch.from_numpy(y)
+            label = None if features or (y < 0).any() else torch.from_numpy(y)
             there = [write_card(results, facts | evaluate(x, compared, extract, label, splits))]
         paths += there
     return paths

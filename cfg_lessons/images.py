@@ -187,8 +187,9 @@ def flipped(
         turn = coins.to(x.device, non_blocking=True).reshape(-1, *[1]*(x.ndim - 1))
         yield torch.where(turn, x.flip(-1), x), y
 
-# %% ../nbs/09_images.ipynb #dd1def76
-KINDS = ('disc', 'ring', 'triangle', 'square', 'frame', 'star', 'cross', 'flower', *'ABEHKRSTX247&?@#')
+# %% ../nbs/09_images.ipynb #e8f99442
+KINDS = ('disc', 'ring', 'triangle', 'square', 'frame', 'star', 'cross', 'flower',
+         *'ABEHKRSTX247&?@#')
 HUES = dict(red=0., yellow=.14, green=.38, blue=.6)  # the truth about colour: each as likely
 TEXTURES = ('plain', 'striped', 'dotted')  # and about texture
 
@@ -203,7 +204,8 @@ def silhouette(
         bold = dict(stroke_width=side//20, anchor='mm')
         draw.text((middle, middle), kind, 255, ImageFont.load_default(.9*side), **bold)
         return mask
-    corners = dict(disc=90, ring=90, triangle=3, square=4, frame=4, star=10, cross=8, flower=16)[kind]
+    corners = dict(disc=90, ring=90, triangle=3, square=4, frame=4, star=10, cross=8, flower=16)
+    corners = corners[kind]
     notch = np.arange(corners) % 2 if kind in ('star', 'cross', 'flower') else 0
     angle = np.arange(corners)*2*np.pi/corners - np.pi/(4 if corners == 4 else 2)
     points = .47*side*(1 - .58*notch)*np.stack([np.cos(angle), np.sin(angle)])
@@ -211,13 +213,13 @@ def silhouette(
     if kind in ('ring', 'frame'): draw.polygon([*map(tuple, middle + .55*points.T)], 0)
     return mask
 
-# %% ../nbs/09_images.ipynb #21504db3
+# %% ../nbs/09_images.ipynb #6d2e4f31
 def scene(
     kind,  # one of KINDS
     seed,  # a whole number, or several
     size=(96, 72),  # width and height, in pixels
 ):
-    "A picture of a thing of this kind, which is a function of its arguments, and what is to be seen."
+    "A picture of such a thing, a function of its arguments alone, and what is to be seen on it."
     rng = np.random.default_rng(seed)
     truth = dict(kind=kind, hue=str(rng.choice([*HUES])), texture=str(rng.choice(TEXTURES)),
                  angle=round(rng.uniform(-25, 25)), share=round(rng.uniform(.6, .9), 2))

@@ -4,9 +4,11 @@ import inspect
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from dataclasses import replace
 from functools import partial
@@ -150,6 +152,86 @@ def test_prepare_is_killed_and_goes_on(tmp_path):
     assert prepare(tmp_path/'raw', tmp_path/'killed', 24, workers=2)['images_sha256'] == wanted  # two processes end it, if need be
 
 
+def test_a_crash_while_leaving_out(tmp_path, monkeypatch):
+    "Killed at any moment after it was decided what to leave out, the set comes out right."
+    scenes(tmp_path/'raw', KINDS[:3], 5, truncated=True)
+    ways = {}
+    for name, place in [('none', None), ('first', 'replace 1'), ('second', 'replace 2'), ('stamp', 'stamp')]:
+        out, calls = tmp_path/name, []
+        with monkeypatch.context() as m:
+            def replace(self, target, before=Path.replace):
+                calls.append(1)
+                if place == f'replace {len([c for c in calls])}' and self.name.endswith('.kept.npy'): raise KeyboardInterrupt
+                if not self.name.endswith('.kept.npy'): calls.pop()
+                return before(self, target)
+            m.setattr(Path, 'replace', replace)
+            if place == 'stamp': m.setattr(imagenet, 'stamp', lambda: 1/0)
+            try: prepare(tmp_path/'raw', out, 16, workers=1, skip_unreadable=True)
+            except (KeyboardInterrupt, ZeroDivisionError): assert place
+            else: assert place is None
+        notes = prepare(tmp_path/'raw', out, 16, workers=1, skip_unreadable=True)
+        ways[name] = {k: notes[k] for k in ('images_sha256', 'counts', 'left_out', 'odd', 'images')}
+    assert len({json.dumps(v) for v in ways.values()}) == 1 and ways['none']['counts'] == [5, 4, 5]
+
+
+def test_what_lies_around_is_no_picture(raw, small_set, tmp_path):
+    "Hidden files, folders of tools, text among pictures, classes that are none, another class under the same file name."
+    shutil.copytree(raw/'unpacked'/'train', tmp_path/'a')
+    for junk in ('.DS_Store', 'n10000000/._n10000000_1.JPEG', '__MACOSX/x.JPEG', '.thumbs/x.JPEG'):
+        (tmp_path/'a'/junk).parent.mkdir(exist_ok=True)
+        (tmp_path/'a'/junk).write_bytes(b'junk')
+    wanted = open_images(small_set)[2]['images_sha256']
+    assert prepare(tmp_path/'a', tmp_path/'out', 16, 'area', 1)['images_sha256'] == wanted
+    (tmp_path/'a'/'n10000000'/'README.txt').write_text('not a picture')
+    with pytest.raises(ValueError, match='1 of 91 pictures cannot be read, such as n10000000/README.txt'): prepare(tmp_path/'a', tmp_path/'out2', 16, workers=1)
+    (tmp_path/'a'/'n10000000'/'README.txt').rename(tmp_path/'a'/'n10000037'/'README.txt')
+    with pytest.raises(ValueError, match='names was'): prepare(tmp_path/'a', tmp_path/'out', 16, 'area', 1)
+    (tmp_path/'a'/'contact_sheet.png').write_bytes(b'x')
+    with pytest.raises(ValueError, match="also 'contact', which is none"): prepare(tmp_path/'a', tmp_path/'out3', 16, workers=1)
+
+
+def test_damaged_archives(raw, tmp_path):
+    whole = (raw/'packed'/'ILSVRC2012_img_train.tar').read_bytes()
+    with tarfile.open(raw/'packed'/'ILSVRC2012_img_train.tar') as f: second = f.getmembers()[1]
+    for at in (second.offset, second.offset + 700, len(whole)//2):  # the first of them is the end of an inner archive
+        (tmp_path/'cut.tar').write_bytes(whole[:at])
+        with pytest.raises(ValueError, match='cut short|cannot be read as an archive'): found_in(tmp_path/'cut.tar')
+    with tarfile.open(tmp_path/'packed.tar', 'w') as f: f.add(raw/'packed'/'truth.json', 'n10000000.tar.gz')
+    with pytest.raises(ValueError, match='n10000000.tar.gz, which is packed'): found_in(tmp_path/'packed.tar')
+
+
+def test_sixteen_bits(tmp_path):
+    "A picture of 16 bits is not cut off at 255."
+    grey = np.linspace(0, 65535, 64*64).astype(np.uint16).reshape(64, 64)
+    Image.fromarray(grey).save(tmp_path/'x.png')
+    image, odd = decoded((tmp_path/'x.png').read_bytes())
+    assert np.abs(np.asarray(image)[..., 0] - grey/257.).max() <= 1 and odd[0] == 'PNG file'
+    with pytest.raises(ValueError, match='no picture in it'): decoded(b'hello')
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    "kill -9 of the one that was started leaves nobody behind."
+    scenes(tmp_path/'raw', KINDS[:6], 150)
+    program = tmp_path/'prepare.py'
+    program.write_text('import sys, time\nfrom cfg_lessons import imagenet\n'
+                       'if __name__ == "__main__": imagenet.prepare(sys.argv[1], sys.argv[2], 64, workers=2)\n'
+                       'else: imagenet.CROPS["dhariwal"] = lambda image, size: time.sleep(60)\n')
+    job = subprocess.Popen([sys.executable, str(program), str(tmp_path/'raw'), str(tmp_path/'out')], stderr=subprocess.DEVNULL)
+    def children():
+        return [int(p) for p in subprocess.run(['ps', '-o', 'pid=', '--ppid', str(job.pid)], capture_output=True, text=True).stdout.split()]
+    start = time.time()
+    while len(pids := children()) < 3:  # two workers, and what multiprocessing has to clean up after them
+        assert time.time() - start < 60 and job.poll() is None
+        time.sleep(.2)
+    time.sleep(4)
+    job.kill()
+    job.wait()
+    start = time.time()
+    while left := [p for p in pids if Path(f'/proc/{p}').exists()]:
+        assert time.time() - start < 20, left
+        time.sleep(.2)
+
+
 def test_bad_sources(raw, tmp_path):
     (tmp_path/'empty').mkdir()
     (tmp_path/'text.tar').write_text('no archive')
@@ -178,7 +260,8 @@ def test_generate_and_evaluate(small_set, small_run, tmp_path):
     folders = generate(w='0,2')
     first = [(f/'images.npy').read_bytes() for f in folders]
     assert generate(w='0,2') == folders and [(f/'images.npy').read_bytes() for f in folders] == first and first[0] != first[1]
-    for wrong, words in [(dict(w='2', steps=5), 'holds other pictures'), (dict(w='a'), 'give numbers'), (dict(sampler='euler'), 'choose ancestral'), (dict(steps=1), 'at least two')]:
+    for wrong, words in [(dict(w='2', steps=5), 'holds other pictures'), (dict(w='a'), 'give different numbers'), (dict(w='0,nan'), 'give different'), (dict(w='1,1.0'), 'give different'), (dict(sampler='euler'), 'choose ancestral'), (dict(steps=1), 'steps is 1'), (dict(images=0), 'images is 0'), (dict(mix=2.), 'mix is 2'), (dict(device='cdua'), 'device is'),
+                         (dict(batch_size=-1), 'batch_size is -1')]:
         with pytest.raises(ValueError, match=words): generate(**wrong)
     paths = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'cards', splits=1, device='cpu')
     cards = read_cards(tmp_path/'cards')
@@ -235,6 +318,14 @@ def test_openais_files(monkeypatch, tmp_path):
     assert (open_images(sets['classifier'])[1] >= 0).all() and np.load(sets['uncond']/'labels.npy').tolist() == [-1]*4
     with pytest.raises(ValueError, match='not trained with dropped labels'):
         generate_samples(tmp_path/'64x64_diffusion.pt', tmp_path/'x', '1', 4, 5, device='cpu')
+    for how, words in [(dict(net='64x64_classifier', w='0'), 'is no UNet'), (dict(net='64x64_diffusion', w='1', classifier='64x64_diffusion'), 'is no UNetClassifier'),
+                       (dict(net='64x64_diffusion', w='1', weak='256x256_diffusion_uncond'), 'know different noise levels'),
+                       (dict(net='64x64_diffusion', w='1', weak='64x64_diffusion', classifier='64x64_classifier'), 'not by both')]:
+        how = {k: v if k == 'w' else tmp_path/f'{v}.pt' for k, v in how.items()}
+        with pytest.raises(ValueError, match=words): generate_samples(out=tmp_path/'x', images=4, steps=5, device='cpu', **how)
+    for sampler in ('heun', 'ddim'):
+        made, = generate_samples(tmp_path/'64x64_diffusion.pt', tmp_path/sampler, '0', 4, 5, sampler=sampler, batch_size=4, device='cpu')
+        assert open_images(made)[0].std() > 1
     source, z = source_of(tmp_path/'256x256_diffusion.pt'), torch.randn(2, 3, 16, 16)
     one, = guided_by(source, 1.5, source_of(tmp_path/'256x256_diffusion_uncond.pt'))
     told = torch.tensor([0., 1.]), torch.tensor([1, 2])
@@ -261,7 +352,7 @@ def test_the_bill():
     twice = cost('imagenet64', 'H100', 16)
     once = cost('imagenet64', 'H100', 8)
     assert twice['days']*2 == pytest.approx(once['days']) and twice['money'] == pytest.approx(once['money'])
-    for wrong, words in [(dict(recipe='imagenet32'), 'there are imagenet64'), (dict(card='H1'), 'known are')]:
+    for wrong, words in [(dict(recipe='imagenet32'), 'there are imagenet64'), (dict(card='H1'), 'known are'), (dict(cards=0), 'make no bill'), (dict(busy=0), 'make no bill')]:
         with pytest.raises(ValueError, match=words): cost(**wrong)
 
 
