@@ -52,7 +52,7 @@ from .unet import (ADM64, ADM128, CLASSIFIER64, CLASSIFIER128, DIGITS, RELEASED,
                               UNetClassifier, UNetConfig, eps_only, for_sampling, openai_levels,
                               released)
 
-# %% ../nbs/13_imagenet.ipynb #e2d7f770
+# %% ../nbs/13_imagenet.ipynb #f16a624e
 def dhariwal(
     image,  # a colour picture, PIL
     size,  # pixels a side
@@ -83,7 +83,7 @@ def area(
     "Crop to the square in the middle, then take means of areas: bytes (size, size, 3)."
     side = min(image.size)
     left, top = ((s - side)//2 for s in image.size)
-    square = np.float64(image)[top:top + side, left:left + side]
+    square = np.float64(np.asarray(image)[top:top + side, left:left + side])
     mean = shares(side, size)
     def down(a): return (mean @ a.reshape(side, -1)).reshape(size, -1, 3).swapaxes(0, 1)
     return np.rint(down(down(square))).astype(np.uint8)  # each turns the picture as well
@@ -461,7 +461,7 @@ def recipe_named(
     if name not in RECIPES: raise ValueError(f'recipe is {name!r}; there are {", ".join(RECIPES)}.')
     return RECIPES[name]
 
-# %% ../nbs/13_imagenet.ipynb #ae58d483
+# %% ../nbs/13_imagenet.ipynb #326f78a2
 def train_recipe(
     recipe='imagenet64',  # what to train, a name among the recipes
     data='data/imagenet64',  # a set that `prepare` has made
@@ -483,6 +483,7 @@ def train_recipe(
     check_set(r, x, y, data)
     settings = dict(recipe=recipe, schedule='cosine', p_uncond=p_uncond,
                     preparation=notes.get('preparation', ''), data=notes.get('images_sha256', ''))
+    if r.anneal: settings |= dict(falls_to_zero_at=chosen.steps)
     with joined(place_of(device)) as world:
         torch.manual_seed(seed)
         net = r.make(r.config).to(world.device)
@@ -600,7 +601,7 @@ def source_of(
                  p_uncond=p_uncond)
     return Source(net, net.config, table, mix, facts)
 
-# %% ../nbs/13_imagenet.ipynb #90298418
+# %% ../nbs/13_imagenet.ipynb #e9fba7c4
 def run_of(
     folder,  # of a run
 ):
@@ -613,6 +614,7 @@ def run_of(
     if not found: raise ValueError(f'{folder} has no checkpoint yet; let it train for a while.')
     whole = [p for p in found if not fault(p)]
     if not whole: raise ValueError(f'No checkpoint in {folder} is whole: {fault(found[0])}.')
+    if whole[0] != found[0]: sys.stderr.write(f'{found[0]} is damaged; {whole[0]} is used.\n')
     return settings, whole[0]
 
 # %% ../nbs/13_imagenet.ipynb #88862923
