@@ -29,7 +29,7 @@ test: $(READY)  ## run every check: export drift, all chapters in the quick prof
 	@$(BIN)/python -m pytest tests/test_book.py -k drift
 	@echo "Running every notebook ..."
 	@ls -S nbs/*.ipynb | $(TEST_ENV) xargs -P $(WORKERS) -n 1 $(BIN)/nbdev-test --timing  # the largest first, so that none is left alone at the end
-	@$(TEST_ENV) $(BIN)/python -m pytest
+	@$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 doctor: $(READY)  ## check the environment, one line a check, with the cure
 	@$(BIN)/python -c 'import sys; from cfg_lessons.doctor import main; sys.exit(main())'
