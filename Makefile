@@ -51,7 +51,7 @@ checkpoints: $(READY)  ## train the stored digits networks again (about three qu
 results: $(READY)  ## make the metric cards of the digits that are not stored yet (an hour or two on two cores)
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/11_digits.ipynb
 
-rehearsal: $(READY)  ## the full ImageNet run in miniature: prepare, train, generate, evaluate (about ten minutes on two cores)
+rehearsal: $(READY)  ## the full ImageNet run in miniature: prepare, train, generate, evaluate (five to ten minutes on two cores)
 	@$(BIN)/cfg-rehearse $(ARGS)
 
 bench: $(READY)  ## time U-Net, training and samplers against other libraries (CHECKOUT=folder of openai/guided-diffusion adds that one)
