@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['CROPS', 'ENDINGS', 'WHOLE', 'FAST', 'SHORT', 'RECIPES', 'CHOICES', 'CARDS', 'STEPS', 'REHEARSED', 'NAMES',
            'cfg_prepare', 'cfg_train', 'cfg_generate', 'cfg_evaluate', 'cfg_cost', 'cfg_rehearse', 'dhariwal', 'shares',
-           'area', 'decoded', 'Place', 'found_in', 'in_folders', 'in_archives', 'prepare_some', 'named',
+           'area', 'decoded', 'Place', 'bytes_of', 'named', 'found_in', 'in_folders', 'in_archives', 'prepare_some',
            'end_with_parent', 'prepare', 'worked', 'seal', 'names_by', 'leave_out', 'finished', 'variant', 'Recipe',
-           'cost', 'recipe_named', 'train_recipe', 'planned', 'check_set', 'place_of', 'loss_of', 'annealed', 'drawn',
-           'Source', 'source_of', 'run_of', 'levels_of', 'guided_by', 'labels_of', 'check_others', 'shared_table',
-           'generate_samples', 'step_of', 'check_wishes', 'weights_in', 'fastest', 'draw', 'OwnFeatures',
+           'cost', 'recipe_named', 'train_recipe', 'planned', 'check_set', 'loss_of', 'annealed', 'levels_of', 'draw',
+           'seen_on_the_way', 'Source', 'source_of', 'quick_of', 'run_of', 'guided_by', 'labels_of', 'check_others',
+           'shared_table', 'generate_samples', 'step_of', 'check_wishes', 'weights_in', 'fastest', 'OwnFeatures',
            'own_features', 'extractor_for', 'reference_for', 'dataset_name', 'evaluate_samples', 'rehearse', 'gallery',
            'command', 'told', 'main']
 
-# %% ../nbs/13_imagenet.ipynb #87716d77
+# %% ../nbs/13_imagenet.ipynb #5d636d48
 import hashlib
 import io
 import json
@@ -27,8 +27,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -36,17 +37,19 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from .bench import flops
+from .bench import clock_of, flops, made_up, rounds
 from .classifier_free import classifier_free, doubled, extrapolate, unconditional
 from .classifier_guidance import classification_loss, classifier_guided
 from .diffusion import NULL, cosine
-from .distributed import (Engine, Plan, World, album, alone_in, begin, checkpoints,
-                                     fault, joined, keep_training, quicker)
+from .distributed import (Engine, Plan, World, agree, album, alone_in, begin, check_whole,
+                                     checkpoints, fault, joined, keep_training)
 from .distributed import generate as fill_folder
-from .images import KINDS, batches, from_uint8, hues_of, open_images, scenes
+from .images import (KINDS, batches, from_uint8, hues_of, open_images, scenes,
+                                side_by_side)
 from .metrics import (Extractor, evaluate, load_reference, make_reference, register,
                                  save_reference, sha256, stamp, write_card)
 from .sampling import ancestral, clipped, ddim, heun, last, sample
+from .settings import resolve_device
 from .training import denoising_loss, load, save, train, warmup, whole_file
 from .unet import (ADM64, ADM128, CLASSIFIER64, CLASSIFIER128, DIGITS, RELEASED, UNet,
                               UNetClassifier, UNetConfig, eps_only, for_sampling, openai_levels,
@@ -112,7 +115,7 @@ def decoded(
             raise ValueError(f'{e}') from None
     return image, odd + ['damaged notes of a camera']*any('EXIF' in str(h.message) for h in heard)
 
-# %% ../nbs/13_imagenet.ipynb #58f79293
+# %% ../nbs/13_imagenet.ipynb #42ba9d75
 class Place(NamedTuple):
     "Where the bytes of a picture are."
     wnid: str  # its class, e.g. n01440764
@@ -121,6 +124,21 @@ class Place(NamedTuple):
     start: int = 0  # its first byte there
     size: int = -1  # how many; -1 for all
 
+def bytes_of(
+    place,  # a Place
+):
+    "The bytes of a picture."
+    with open(place.path, 'rb') as f:
+        f.seek(place.start)
+        return f.read(place.size)
+
+def named(
+    place,  # a Place
+):
+    "The name of a picture; with its class, where the name itself does not say it."
+    return place.name if place.name.startswith(place.wnid) else f'{place.wnid}/{place.name}'
+
+# %% ../nbs/13_imagenet.ipynb #f5b19ed6
 ENDINGS = ('.jpeg', '.jpg', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff')
 
 def found_in(
@@ -183,7 +201,7 @@ def in_archives(
     except tarfile.TarError as e:
         raise ValueError(f'{source} cannot be read as an archive of archives: {e}.') from None
 
-# %% ../nbs/13_imagenet.ipynb #196c4e51
+# %% ../nbs/13_imagenet.ipynb #fa13c6c7
 def prepare_some(
     rows,  # numbers of the pictures, an array
     places,  # where each of them is
@@ -195,9 +213,7 @@ def prepare_some(
     x, done, odd = np.load(path, mmap_mode='r+'), [], []
     for row, place in zip(rows, places):
         try:
-            with open(place.path, 'rb') as f:
-                f.seek(place.start)
-                image, strange = decoded(f.read(place.size))
+            image, strange = decoded(bytes_of(place))
         except (ValueError, OSError) as e:
             odd.append((named(place), f'unreadable: {e}'))
             continue
@@ -207,23 +223,16 @@ def prepare_some(
     x.flush()
     return done, odd
 
-# %% ../nbs/13_imagenet.ipynb #668e3300
-def named(
-    place,  # a Place
-):
-    "The name of a picture; with its class, where the name itself does not say it."
-    return place.name if place.name.startswith(place.wnid) else f'{place.wnid}/{place.name}'
-
+# %% ../nbs/13_imagenet.ipynb #5544397a
 def end_with_parent():
     "Let a worker end when the process that started it has gone, however it went."
-    import multiprocessing
-    parent = multiprocessing.parent_process()
+    parent = parent_process()
     def wait():
         parent.join()
         os._exit(1)
     threading.Thread(target=wait, daemon=True).start()
 
-# %% ../nbs/13_imagenet.ipynb #037f3b82
+# %% ../nbs/13_imagenet.ipynb #e6cdf169
 def prepare(
     source,  # ImageNet: its folder of folders, its archive of archives, or a folder of files
     out,  # where the prepared set goes
@@ -235,7 +244,7 @@ def prepare(
     """Prepare a set that `open_images` can open, or go on where an earlier call ended; return its
     notes, a dict. Raises ValueError, in one sentence, if a picture cannot be read."""
     if crop not in CROPS: raise ValueError(f'crop is {crop!r}; choose {" or ".join(CROPS)}.')
-    if type(size) is not int or size < 1: raise ValueError(f'size is {size!r}; give pixels a side.')
+    check_whole('size', size)
     out, places = Path(out), found_in(source)
     wnids = sorted({p.wnid for p in places})
     labels = np.searchsorted(wnids, [p.wnid for p in places])
@@ -331,7 +340,7 @@ def names_by(
                 names = dict(line.split(' ', 1) for line in lines if ' ' in line)
     return {wnid: names.get(wnid, wnid).strip() for wnid in wnids}
 
-# %% ../nbs/13_imagenet.ipynb #4aa469eb
+# %% ../nbs/13_imagenet.ipynb #c286cad3
 def leave_out(
     out,  # the folder of the set
     missing,  # the names of the pictures that are not there
@@ -353,11 +362,8 @@ def finished(
     asked,  # what is asked for
 ):
     "Its notes. Raises ValueError if it is another set."
-    path = out/'asked.json'
-    if not path.exists(): raise ValueError(f'{out} holds pictures of another origin.')
-    before = json.loads(path.read_text())
-    differ = [f'{k} was {before.get(k)} and is {v}' for k, v in asked.items() if before.get(k) != v]
-    if differ: raise ValueError(f'{out} holds another set: {"; ".join(differ)}.')
+    if not (out/'asked.json').exists(): raise ValueError(f'{out} holds pictures of another origin.')
+    agree(out/'asked.json', asked, words='holds another set')
     return open_images(out)[2]
 
 WHOLE = 'ImageNet 2012, the whole training set'
@@ -461,7 +467,7 @@ def recipe_named(
     if name not in RECIPES: raise ValueError(f'recipe is {name!r}; there are {", ".join(RECIPES)}.')
     return RECIPES[name]
 
-# %% ../nbs/13_imagenet.ipynb #326f78a2
+# %% ../nbs/13_imagenet.ipynb #2fdb4470
 def train_recipe(
     recipe='imagenet64',  # what to train, a name among the recipes
     data='data/imagenet64',  # a set that `prepare` has made
@@ -471,7 +477,7 @@ def train_recipe(
     batch_size=0,  # pictures a step, over all cards; 0 for the recipe's
     parts=1,  # parts in which a card takes its share, if its memory is small
     seed=0,  # of everything that is random
-    device='',  # "cuda" or "cpu"; by itself a card, if there is one
+    device='auto',  # cuda, cpu or another; auto takes a card, if there is one
     off='',  # switches to turn off, e.g. bf16,compiled
 ):
     """Train by a recipe, on the processes that torchrun started or on one, until it is done or
@@ -484,11 +490,11 @@ def train_recipe(
     settings = dict(recipe=recipe, schedule='cosine', p_uncond=p_uncond,
                     preparation=notes.get('preparation', ''), data=notes.get('images_sha256', ''))
     if r.anneal: settings |= dict(falls_to_zero_at=chosen.steps)
-    with joined(place_of(device)) as world:
+    with joined(resolve_device(device)) as world:
         torch.manual_seed(seed)
         net = r.make(r.config).to(world.device)
         engine = Engine(out, net, chosen, world, settings)
-        each = None if r.make is not UNet else album(out, partial(drawn, r, world), range(20))
+        each = seen_on_the_way(r, out, world) if r.make is UNet else None
         fall = annealed(chosen) if r.anneal else None
         return keep_training(engine, partial(loss_of, r.make, p_uncond), (x, y), each, fall)
 
@@ -525,16 +531,7 @@ def check_set(
     if classes != r.config.num_classes:
         raise ValueError(f'{data} has {classes} classes, the recipe is for {r.config.num_classes}.')
 
-# %% ../nbs/13_imagenet.ipynb #6fcb415f
-def place_of(
-    device,  # "cuda", "cpu", or "" for a card if there is one
-):
-    "Where to compute. Raises ValueError for a place that is not there."
-    there = torch.cuda.is_available()
-    if device not in ('', 'cpu', 'cuda') or device == 'cuda' and not there:
-        raise ValueError(f'device is {device!r}; there is cpu{" and cuda"*there}.')
-    return device or ('cuda' if there else 'cpu')
-
+# %% ../nbs/13_imagenet.ipynb #dda0ee01
 def loss_of(
     make,  # UNet or UNetClassifier
     p_uncond,  # how often the label is dropped
@@ -554,26 +551,52 @@ def annealed(
     up = warmup(plan.lr, plan.warm)
     return lambda step: up(step)*(1 - step/plan.steps)
 
-def drawn(
-    r,  # a Recipe
-    world,  # a World
-    net,  # the averaged network
-    noise,  # as from `seeded`
-    label,  # classes
+# %% ../nbs/13_imagenet.ipynb #88862923
+def levels_of(
+    table,  # the log-SNRs that a network knows, falling, or None for all from -20 to 20
+    T,  # how often to ask it
 ):
-    "A few guided pictures, to look at while it trains, in 32 quick steps."
-    label = torch.tensor(label, device=world.device) % r.config.num_classes
-    z = noise(torch.empty(len(label), r.config.channels, r.config.side, r.config.side,
-                          device=world.device))
-    guided = clipped(classifier_free(net, 1.))
-    return last(sample(guided, z, label, cosine(torch.linspace(1, 0, 33))))
+    "T levels to ask at, rising, and the clean picture: log-SNRs (T + 1,), the last infinite."
+    if table is None: asked = cosine(torch.linspace(1, 0, T, dtype=torch.float64))
+    else: asked = torch.from_numpy(table[np.linspace(len(table) - 1, 0, T).round().astype(int)])
+    return torch.cat([asked, torch.tensor([float('inf')])])
 
-# %% ../nbs/13_imagenet.ipynb #51a1ca2c
+# %% ../nbs/13_imagenet.ipynb #9417b166
+def draw(
+    levels,  # log-SNRs to visit, rising, (T + 1,)
+    step,  # of a sampler
+    shape,  # (C, H, W)
+    world,  # a World
+    denoiser,  # eps(z, logsnr, label)
+    noise,  # as from `seeded`
+    label,  # classes, (B,)
+):
+    "Pictures in [-1, 1], (B, C, H, W)."
+    z = noise(torch.empty(len(label), *shape, device=world.device))
+    if getattr(step, 'func', step) is ancestral: step = partial(step, noise=noise)
+    z = last(sample(denoiser, z, label, levels[:-1], step))
+    return last(sample(denoiser, z, label, levels[-2:]))  # the guess of the clean picture
+
+def seen_on_the_way(
+    r,  # a Recipe
+    out,  # the run's folder
+    world,  # a World
+):
+    "A function each(step, net) that draws a few guided pictures, in 32 quick steps."
+    c, levels = r.config, levels_of(None, 32)
+    def quick(net, noise, label):
+        guided = clipped(classifier_free(net, 1.))
+        return draw(levels, ddim, (c.channels, c.side, c.side), world, guided, noise, label)
+    return album(out, quick, torch.arange(20, device=world.device) % c.num_classes)
+
+# %% ../nbs/13_imagenet.ipynb #a0e7a2a1
 class Source(NamedTuple):
     "A network to sample from, with what its samples' cards have to say."
-    net: torch.nn.Module  # eps(z, logsnr, label), or a classifier
+    ask: object  # eps(z, logsnr, label), or logits(z, logsnr)
+    make: type  # UNet or UNetClassifier
     config: UNetConfig  # its shape
     table: np.ndarray | None  # the log-SNRs that it knows, falling; None for all from -20 to 20
+    T: int  # steps of sampling, by its recipe
     mix: float  # of the ancestral sampler, by its recipe
     facts: dict  # network, what it was trained on, checkpoint_sha256, p_uncond
 
@@ -586,11 +609,10 @@ def source_of(
     if path.is_dir():
         settings, newest = run_of(path)
         r, file = recipe_named(settings['recipe']), newest/'ema.safetensors'
-        mix = r.mix
-        net, table, p_uncond = r.make(r.config), None, settings['p_uncond']
+        net, table, p_uncond, how = r.make(r.config), None, settings['p_uncond'], (r.T, r.mix)
         words, trained_on = f'{settings["recipe"]}, {newest.name}', settings['preparation']
     elif path.stem in RELEASED:
-        net, file, p_uncond, mix = released(path.stem), path, 0., .3
+        net, file, p_uncond, how = released(path.stem), path, 0., (250, .3)
         words, table, trained_on = path.stem, openai_levels(RELEASED[path.stem][2]), 'dhariwal'
     else:
         raise FileNotFoundError(f'{path} is no run and none of OpenAI\'s files; those are '
@@ -599,9 +621,20 @@ def source_of(
     net = net.to(device).eval().requires_grad_(False)
     facts = dict(network=words, trained_on=trained_on, checkpoint_sha256=sha256(file),
                  p_uncond=p_uncond)
-    return Source(net, net.config, table, mix, facts)
+    return Source(quick_of(net), type(net), net.config, table, *how, facts)
 
-# %% ../nbs/13_imagenet.ipynb #e9fba7c4
+# %% ../nbs/13_imagenet.ipynb #fed2f22f
+def quick_of(
+    net,  # a network, on its device
+):
+    "How it is asked in sampling: on a card in 16 bits, a denoiser for the noise alone."
+    if isinstance(net, UNetClassifier): return net
+    plain = dict(dtype=torch.float32, layout=torch.contiguous_format)
+    f, c = for_sampling(net, **({} if next(net.parameters()).is_cuda else plain)), net.config
+    if c.out_channels > c.channels: f = eps_only(f)
+    return f if c.num_classes else unconditional(f)
+
+# %% ../nbs/13_imagenet.ipynb #96d735e7
 def run_of(
     folder,  # of a run
 ):
@@ -612,22 +645,12 @@ def run_of(
         raise ValueError(f'{folder} holds a run, but not one of these recipes.')
     found = checkpoints(folder)
     if not found: raise ValueError(f'{folder} has no checkpoint yet; let it train for a while.')
-    whole = [p for p in found if not fault(p)]
+    whole = next((p for p in found if not fault(p)), None)
     if not whole: raise ValueError(f'No checkpoint in {folder} is whole: {fault(found[0])}.')
-    if whole[0] != found[0]: sys.stderr.write(f'{found[0]} is damaged; {whole[0]} is used.\n')
-    return settings, whole[0]
+    if whole != found[0]: sys.stderr.write(f'{found[0]} is damaged; {whole} is used.\n')
+    return settings, whole
 
-# %% ../nbs/13_imagenet.ipynb #88862923
-def levels_of(
-    table,  # the log-SNRs that a network knows, falling, or None for all from -20 to 20
-    T,  # how often to ask it
-):
-    "T levels to ask at, rising, and the clean picture: log-SNRs (T + 1,), the last infinite."
-    if table is None: asked = cosine(torch.linspace(1, 0, T, dtype=torch.float64))
-    else: asked = torch.from_numpy(table[np.linspace(len(table) - 1, 0, T).round().astype(int)])
-    return torch.cat([asked, torch.tensor([float('inf')])])
-
-# %% ../nbs/13_imagenet.ipynb #680ab35b
+# %% ../nbs/13_imagenet.ipynb #d7648336
 def guided_by(
     source,  # the `Source` to sample from
     w,  # guidance weight
@@ -636,16 +659,10 @@ def guided_by(
 ):
     """Ways to ask a network with guidance, denoisers that answer alike. Raises ValueError for a
     network that cannot be guided so."""
-    def eps(s):
-        quick = dict(dtype=torch.float32, layout=torch.contiguous_format)
-        if next(s.net.parameters()).is_cuda: quick = {}
-        f = for_sampling(s.net, **quick)
-        f = eps_only(f) if s.config.out_channels > s.config.channels else f
-        return f if s.config.num_classes else unconditional(f)
-    strong, c = eps(source), source.config
     check_others(source, weak, classifier)
-    if classifier: return [classifier_guided(strong, classifier.net, w)]
-    if weak: return [extrapolate(strong, unconditional(eps(weak)), w)]
+    strong, c = source.ask, source.config
+    if classifier: return [classifier_guided(strong, classifier.ask, w)]
+    if weak: return [extrapolate(strong, unconditional(weak.ask), w)]
     if w and not (c.num_classes and c.null_row and source.facts['p_uncond'] > 0):
         raise ValueError(f'{source.facts["network"]} was not trained with dropped labels: guide it '
                          'by a classifier, or by a weak network without classes, or take w = 0.')
@@ -660,7 +677,7 @@ def labels_of(
     if not num_classes: return np.full(n, NULL)
     return np.random.default_rng(seed).permutation(np.arange(n) % num_classes)
 
-# %% ../nbs/13_imagenet.ipynb #1f22ddfd
+# %% ../nbs/13_imagenet.ipynb #8f094130
 def check_others(
     source,  # the `Source` to sample from
     weak,  # another, or None
@@ -670,7 +687,7 @@ def check_others(
     if weak and classifier: raise ValueError('Guide by weak or by a classifier, not by both.')
     for what, s, make in [('net', source, UNet), ('weak', weak, UNet),
                           ('classifier', classifier, UNetClassifier)]:
-        if s and not isinstance(s.net, make):
+        if s and s.make is not make:
             raise ValueError(f'{what} is {s.facts["network"]}, which is no {make.__name__}.')
         if s and (s.config.side, s.config.channels) != (source.config.side, source.config.channels):
             raise ValueError(f'{what} is for pictures of {s.config.side} pixels, net for '
@@ -691,7 +708,7 @@ def shared_table(
                          'and linear tables, and cannot be asked together.')
     return tables[0] if tables else None
 
-# %% ../nbs/13_imagenet.ipynb #944ec0dc
+# %% ../nbs/13_imagenet.ipynb #f1bb0d30
 STEPS = dict(ancestral=ancestral, ddim=ddim, heun=heun)
 
 def generate_samples(
@@ -699,25 +716,25 @@ def generate_samples(
     out,  # where to; each weight gets a folder of its own in it, such as w=0.3
     w='0',  # guidance weights, e.g. 0,0.1,0.3,1
     images=50_000,  # how many for each; not n, which torchrun would take for its own
-    steps=256,  # T, the noise levels visited; heun asks twice at each, others once
+    steps=0,  # T, the noise levels visited, 0 for the recipe's; heun asks twice at each
     mix=-1.,  # of the ancestral sampler, the paper's v; -1 for the recipe's
     sampler='ancestral',  # "ancestral", "ddim" or "heun"
     weak='',  # a network without classes, for classifier-free guidance by two networks
     classifier='',  # a classifier of noisy pictures, for classifier guidance
     batch_size=64,  # pictures at a time
     seed=0,  # of the pictures
-    device='',  # "cuda" or "cpu"; by itself a card, if there is one
+    device='auto',  # cuda, cpu or another; auto takes a card, if there is one
 ):
     """Generate pictures for each weight, on the processes that torchrun started or on one, or go on
     with it; return the folders. Raises ValueError or OSError, in one sentence."""
     weights = weights_in(w)
     check_wishes(sampler, steps, images, batch_size, seed)
-    with joined(place_of(device)) as world:
+    with joined(resolve_device(device)) as world:
         source, *others = (source_of(p, world.device) if p else None
                            for p in (net, weak, classifier))
         c, folders = source.config, [Path(out)/f'w={value:g}' for value in weights]
-        mix = source.mix if mix == -1 else mix
-        check_others(source, *others)
+        mix, steps = source.mix if mix == -1 else mix, steps or source.T
+        ways = [guided_by(source, value, *others) for value in weights]
         made = source.facts | dict(T=steps, mix=mix, sampler=sampler, clipped=1.)
         made |= dict(guidance='classifier' if classifier else 'classifier-free')
         made |= {k: s.facts['checkpoint_sha256']
@@ -726,13 +743,13 @@ def generate_samples(
         levels = levels_of(shared_table([source, *others]), steps)
         draws = partial(draw, levels, step_of(sampler, mix), shape, world)
         classes = c.num_classes or (others[1].config.num_classes if others[1] else 0)
-        for value, folder in zip(weights, folders):
-            f = fastest(guided_by(source, value, *others), c, batch_size, world)
+        for value, folder, asked in zip(weights, folders, ways):
+            f = fastest(asked, c, batch_size, world)
             fill_folder(folder, partial(draws, clipped(f)), labels_of(images, classes, seed),
                         shape, world, made | dict(w=value), seed, batch_size)
     return folders
 
-# %% ../nbs/13_imagenet.ipynb #26e9db60
+# %% ../nbs/13_imagenet.ipynb #f530cfa7
 def step_of(
     sampler,  # a name in STEPS
     mix,  # of the ancestral sampler
@@ -743,19 +760,18 @@ def step_of(
 
 def check_wishes(
     sampler,  # a name in STEPS
-    steps,  # noise levels
+    steps,  # noise levels, or 0
     images,  # how many
     batch_size,  # pictures at a time
     seed,  # of the pictures
 ):
     "Raise ValueError, in one sentence, for what `generate_samples` cannot do."
     if sampler not in STEPS: raise ValueError(f'sampler is {sampler!r}; choose {", ".join(STEPS)}.')
-    for name, value, least in [('steps', steps, 2), ('images', images, 1), ('seed', seed, 0),
+    for name, value, least in [('steps', steps or 2, 2), ('images', images, 1), ('seed', seed, 0),
                                ('batch_size', batch_size, 1)]:
-        if type(value) is not int or not least <= value < 2**63:
-            raise ValueError(f'{name} is {value!r}; give a whole number, {least} or more.')
+        check_whole(name, value, least)
 
-# %% ../nbs/13_imagenet.ipynb #b6fa382e
+# %% ../nbs/13_imagenet.ipynb #bb1b6380
 def weights_in(
     text,  # numbers with commas between
 ):
@@ -775,24 +791,11 @@ def fastest(
 ):
     "The one that is quickest on this machine, for batches of this size."
     if len(ways) == 1: return ways[0]
-    shape = batch_size, config.channels, config.side, config.side
-    label = torch.arange(batch_size, device=world.device) % config.num_classes
-    return quicker(ways, torch.zeros(shape, device=world.device), label)[0]
-
-def draw(
-    levels,  # log-SNRs to visit, rising, (T + 1,)
-    step,  # of a sampler
-    shape,  # (C, H, W)
-    world,  # a World
-    denoiser,  # eps(z, logsnr, label)
-    noise,  # as from `seeded`
-    label,  # classes, (B,)
-):
-    "Pictures in [-1, 1], (B, C, H, W)."
-    z = noise(torch.empty(len(label), *shape, device=world.device))
-    if getattr(step, 'func', step) is ancestral: step = partial(step, noise=noise)
-    z = last(sample(denoiser, z, label, levels[:-1], step))
-    return last(sample(denoiser, z, label, levels[-2:]))  # the guess of the clean picture
+    z, label = made_up(config, batch_size, world.device)
+    level = torch.zeros(batch_size, device=world.device)
+    def call(f): return torch.no_grad()(lambda: f(z, level, label))
+    seconds = rounds({f: call(f) for f in ways}, clock=clock_of(world.device))
+    return min(ways, key=lambda f: median(seconds[f]))
 
 # %% ../nbs/13_imagenet.ipynb #77f11780
 class OwnFeatures(torch.nn.Module):
@@ -870,7 +873,7 @@ def dataset_name(
     notes = open_images(data)[2]
     return f'imagenet{notes["size"]}' if notes['variant'] == WHOLE else Path(data).name
 
-# %% ../nbs/13_imagenet.ipynb #43633bcf
+# %% ../nbs/13_imagenet.ipynb #c4ebecd0
 def evaluate_samples(
     samples,  # the folder that `generate_samples` was given as out
     data,  # the set whose pictures are the reference
@@ -878,11 +881,11 @@ def evaluate_samples(
     features='',  # a file of Inception weights; without, a classifier trained on the set
     reference='',  # OpenAI's statistics, VIRTUAL_imagenet64_labeled.npz, instead of the set's own
     splits=10,  # parts of the Inception score
-    device='',  # "cuda" or "cpu"; by itself a card, if there is one
+    device='auto',  # cuda, cpu or another; auto takes a card, if there is one
 ):
     """Measure the pictures of each weight that has no card yet and write one; return the cards'
     paths. Raises ValueError or OSError, in one sentence."""
-    device = place_of(device)
+    device = resolve_device(device)
     if 'images_sha256' not in open_images(data)[2]:
         raise ValueError(f'{data} was not made by prepare; nobody knows how it was prepared.')
     folders = [p for p in Path(samples).glob('w=*') if re.fullmatch(r'w=-?[0-9.e-]+', p.name)]
@@ -904,7 +907,7 @@ def evaluate_samples(
         paths += there
     return paths
 
-# %% ../nbs/13_imagenet.ipynb #3db34f03
+# %% ../nbs/13_imagenet.ipynb #413b1e44
 REHEARSED = ('disc', 'square', 'star', 'ring', 'A', 'X', '4', '#')
 
 def rehearse(
@@ -917,15 +920,14 @@ def rehearse(
     device='cpu',  # or cuda
 ):
     """Rehearse the full run in miniature: make a set, prepare it, train, generate, evaluate; return
-    the paths of the cards. Beside them, samples.png and hues.txt: pictures
-    without a hue and with each, among the real ones and the generated ones."""
+    the paths of the cards. Beside them, samples.png and hues.txt: how many pictures show no hue,
+    and each hue, of the real ones and the generated ones."""
     out, r = Path(out), recipe_named(recipe)
     kinds = REHEARSED if r.config.num_classes == len(REHEARSED) else KINDS
     if not (out/'scenes'/'truth.json').exists(): scenes(out/'scenes', kinds, each)
     prepare(out/'scenes', out/'set', r.config.side, 'area')
     train_recipe(recipe, out/'set', out/'run', device=device)
-    folders = generate_samples(out/'run', out/'samples', w, images, r.T, batch_size=50,
-                               device=device)
+    folders = generate_samples(out/'run', out/'samples', w, images, batch_size=50, device=device)
     paths = evaluate_samples(out/'samples', out/'set', results, device=device)
     seen = {f.name: hues_of(open_images(f)[0]) for f in [out/'set', *folders]}
     counts = {name: np.bincount(s + 1, minlength=5).tolist() for name, s in seen.items()}
@@ -933,7 +935,7 @@ def rehearse(
     with whole_file(Path(results)/'samples.png') as f: gallery(folders).save(f, 'png')
     return paths
 
-# %% ../nbs/13_imagenet.ipynb #bdd39a4c
+# %% ../nbs/13_imagenet.ipynb #b789e3b8
 def gallery(
     folders,  # of pictures, with the same classes in the same order
     each=4,  # pictures a class
@@ -941,10 +943,7 @@ def gallery(
     "A row for each folder, the first few of each class: a picture."
     y = open_images(folders[0])[1]
     shown = np.concatenate([np.flatnonzero(y == c)[:each] for c in np.unique(y)])
-    rows = [np.pad(open_images(f)[0][shown], ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=255)
-            for f in folders]
-    return Image.fromarray(np.concatenate([np.concatenate([*r.transpose(0, 2, 3, 1)], 1)
-                                           for r in rows]))
+    return side_by_side(np.concatenate([open_images(f)[0][shown] for f in folders]), len(shown), 1)
 
 # %% ../nbs/13_imagenet.ipynb #30991c61
 def command(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'HUES', 'TEXTURES', 'digits', 'from_uint8', 'to_uint8', 'save_images', 'open_images', 'shuffled', 'batches',
-           'sent', 'ahead', 'scaled', 'flipped', 'silhouette', 'scene', 'hues_of', 'scenes', 'odd_file']
+           'sent', 'ahead', 'scaled', 'flipped', 'silhouette', 'scene', 'hues_of', 'side_by_side', 'scenes', 'odd_file']
 
 # %% ../nbs/09_images.ipynb #1c409143
 import colorsys
@@ -253,6 +253,20 @@ def hues_of(
     vivid = np.where(hsv[..., 1] > .6, hsv[..., 1]*hsv[..., 2], 0)
     votes = (vivid[..., None]*(away < .07)).sum(1)
     return np.where(votes.max(1) > 0, votes.argmax(1), -1)
+
+# %% ../nbs/09_images.ipynb #1d728781
+def side_by_side(
+    x,  # bytes, (N, C, H, W), an array
+    columns,  # pictures a row
+    pad=0,  # white pixels around each
+):
+    "One picture of many, row by row, in PIL; places that are left over are white."
+    rows = -(-len(x)//columns)
+    x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)), constant_values=255)
+    x = np.pad(x, ((0, rows*columns - len(x)), (0, 0), (0, 0), (0, 0)), constant_values=255)
+    x = x.reshape(rows, columns, *x.shape[1:]).transpose(0, 3, 1, 4, 2)
+    x = x.reshape(x.shape[0]*x.shape[1], -1, x.shape[4])
+    return Image.fromarray(x.squeeze(2) if x.shape[2] == 1 else x)
 
 # %% ../nbs/09_images.ipynb #a18d3d38
 def scenes(

@@ -25,7 +25,7 @@ from cfg_lessons.images import HUES, KINDS, hues_of, open_images, scenes
 from cfg_lessons.imagenet import (RECIPES, area, command, cost, decoded, dhariwal, evaluate_samples, found_in, generate_samples, guided_by, labels_of,
                                   levels_of, prepare, source_of, train_recipe)
 from cfg_lessons.metrics import read_cards
-from cfg_lessons.training import save
+from cfg_lessons.training import load, save
 from cfg_lessons.unet import OPENAI, UNet, UNetClassifier, UNetConfig, openai_levels
 
 SMALL = UNetConfig(side=16, width=32, mults=(1, 2), blocks=1, attention=(8,), head_width=32, num_classes=3)
@@ -330,8 +330,10 @@ def test_openais_files(monkeypatch, tmp_path):
     one, = guided_by(source, 1.5, source_of(tmp_path/'256x256_diffusion_uncond.pt'))
     told = torch.tensor([0., 1.]), torch.tensor([1, 2])
     with torch.no_grad():
-        strong = source.net(z, *told)[:, :3]
-        weak = source_of(tmp_path/'256x256_diffusion_uncond.pt').net(z, told[0], torch.tensor([-1, -1]))[:, :3]
+        strong, weak = (imagenet.released(name) for name in ('256x256_diffusion', '256x256_diffusion_uncond'))
+        for name, net in (('256x256_diffusion', strong), ('256x256_diffusion_uncond', weak)): load(tmp_path/f'{name}.pt', net)
+        strong = strong.eval()(z, *told)[:, :3]
+        weak = weak.eval()(z, told[0], torch.tensor([-1, -1]))[:, :3]
         torch.testing.assert_close(one(z, *told), 2.5*strong - 1.5*weak)
 
 
