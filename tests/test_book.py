@@ -23,6 +23,7 @@ FLOORS |= dict(bench={'diffusion', 'networks', 'unet', 'sampling', 'training', '
 FLOORS |= dict(classifier_guidance={'diffusion', 'networks'}, classifier_free={'diffusion', 'classifier_guidance'})
 FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training', 'beyond'], {'diffusion'})
 FLOORS |= dict.fromkeys(['metrics', 'images'], {'diffusion', 'training'})  # training has the writer of whole files
+FLOORS |= dict(tilting={'diffusion', 'classifier_free', 'sampling'})
 FLOORS |= dict(distributed={'diffusion', 'networks', 'sampling', 'training', 'images', 'metrics'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little
 HEAVY = {'torch_fidelity', 'torchvision', 'fastcore', 'sklearn', 'ipywidgets', 'matplotlib', 'IPython', 'nbdev'}
