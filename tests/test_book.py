@@ -21,8 +21,9 @@ FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), lab=set(), doctor
               unet={'diffusion', 'networks'}, imagenet=None)
 FLOORS |= dict(bench={'diffusion', 'networks', 'unet', 'sampling', 'training', 'classifier_free', 'metrics', 'distributed'})
 FLOORS |= dict(classifier_guidance={'diffusion', 'networks'}, classifier_free={'diffusion', 'classifier_guidance'})
-FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training', 'beyond'], {'diffusion'})
+FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training'], {'diffusion'})
 FLOORS |= dict.fromkeys(['metrics', 'images'], {'diffusion', 'training'})  # training has the writer of whole files
+FLOORS |= dict(beyond={'diffusion', 'classifier_free', 'classifier_guidance', 'networks', 'unet'})
 FLOORS |= dict(tilting={'diffusion', 'classifier_free', 'sampling'})
 FLOORS |= dict(distributed={'diffusion', 'networks', 'sampling', 'training', 'images', 'metrics'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little
