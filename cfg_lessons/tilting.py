@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tangents', 'flow_log_density', 'sampler_log_density', 'redraw', 'sample_tilted', 'langevin', 'corrected']
 
-# %% ../nbs/15_tilting.ipynb #db4791bb
+# %% ../nbs/15_tilting.ipynb #4e1aa6da
 import math
 import warnings
 from itertools import pairwise
@@ -13,33 +13,40 @@ from itertools import pairwise
 import torch
 from torch.func import jvp
 
-from .classifier_free import classifier_free, unconditional
+from .classifier_free import unconditional
+from .classifier_guidance import check_weight
 from .diffusion import alpha_sigma, score
 from .sampling import ancestral, check_levels
 
-# %% ../nbs/15_tilting.ipynb #68c3fee2
+# %% ../nbs/15_tilting.ipynb #157679ee
 def tangents(
     f,  # a function of points, (B, D) -> (B, D), that treats each row by itself
     z,  # where, (B, D)
 ):
     "f(z), and its Jacobian in each row, (B, D, D): entry [b, i, d] is the slope of output i along d."
+    if z.ndim != 2 or not z.is_floating_point():
+        raise ValueError(f'These points are {z.dtype} {tuple(z.shape)}; give floats (B, D).')
     columns = []
     with warnings.catch_warnings():  # PyTorch's first use of forward mode warns of its own insides
         warnings.simplefilter('ignore', FutureWarning)
         for along in torch.eye(z.shape[1]).to(z):
             value, column = jvp(f, (z,), (along.expand_as(z).contiguous(),))
             columns.append(column)
+            first = value if len(columns) == 1 else first
+            if not torch.allclose(value, first, rtol=0, atol=0, equal_nan=True):
+                raise ValueError('This function answers anew each time; give one without chance.')
     return value, torch.stack(columns, 2)
 
+@torch.no_grad()
 def flow_log_density(
     denoiser,  # eps(z, logsnr, label), guided or not
     x,  # clean points, (B, D); D small
     label,  # classes or NULL, (B,)
-    logsnrs,  # levels between noise and data, (T + 1,), rising and finite
+    logsnrs,  # from nearly pure noise to nearly clean data, (T + 1,), rising and finite
 ):
     """Log-density at x of what deterministic sampling with infinitely many steps draws, (B,); Song et
     al. 2021, appendix D.2, in Heun's steps along the velocity. Costs 2 D T evaluations."""
-    levels = logsnrs.to(x)
+    levels = logsnrs.to(torch.promote_types(x.dtype, torch.float32))
     check_levels(levels)
     if not levels.isfinite().all(): raise ValueError('flow_log_density needs finite log-SNRs.')
     def look(z, level):
@@ -67,11 +74,13 @@ def sampler_log_density(
     x, slopes = tangents(sampler, z)
     return x, -(z**2 + math.log(2*math.pi)).sum(1)/2 - torch.linalg.slogdet(slopes)[1]
 
-# %% ../nbs/15_tilting.ipynb #d9301020
+# %% ../nbs/15_tilting.ipynb #186557f8
 def redraw(
     log_weight,  # of each walker, (N,)
 ):
     "Which walker each of the N places goes to, (N,), in proportion to the weights (systematic resampling)."
+    if not log_weight.isfinite().any() or log_weight.isnan().any():
+        raise ValueError('The weights of the walkers are not numbers; look at the denoiser.')
     at = (torch.rand((), device=log_weight.device) + torch.arange(len(log_weight), device=log_weight.device))/len(log_weight)
     total = log_weight.double().softmax(0).cumsum(0)
     return torch.searchsorted(total, at.double()).clamp(max=len(log_weight) - 1)
@@ -81,21 +90,22 @@ def sample_tilted(
     denoiser,  # eps(z, logsnr, label), trained with dropped labels
     z,  # noise to start from, (B, ...); hundreds for each class
     label,  # classes, (B,); the walkers of one class compete with each other
-    logsnrs,  # levels to visit, (T + 1,), rising; the first is that of z
+    logsnrs,  # levels to visit, (T + 1,), rising, from nearly pure noise
     w,  # guidance weight
-    step=ancestral,  # a random step (denoiser, z, logsnr, logsnr_next, label) -> z_next
+    step=ancestral,  # a random step that asks once: (denoiser, z, logsnr, logsnr_next, label) -> z_next
     spare=.5,  # draw a new crowd when the effective share of walkers falls below this
 ):
     """Yield (z, log-weight (B,)) after each step; weighted, z follows p(z | c) p(c | z)^w at its level.
 
     Sequential Monte Carlo with the weights of Skreta et al. 2025, section 3. Two evaluations a step."""
-    check_levels(logsnrs)
-    log_weight = torch.zeros_like(z.flatten(1)[:, 0])
+    check_levels(logsnrs), check_weight(w)
+    log_weight = torch.zeros(len(z), device=z.device)
     for a, b in pairwise(logsnrs.to(z)):
         here, there = a.expand(len(z)), b.expand(len(z))
         eps, eps_null = denoiser(z, here, label), unconditional(denoiser)(z, here, label)
-        owed = score(here, eps - eps_null).flatten(1).pow(2).sum(1)
-        log_weight = log_weight + w*(1 + w)*owed*(there.sigmoid().log() - here.sigmoid().log())/2
+        owed = score(here, eps - eps_null).flatten(1).pow(2).sum(1).float()
+        gained = (there.float().sigmoid().log() - here.float().sigmoid().log())/2  # of log alpha
+        log_weight = log_weight + w*(1 + w)*owed*gained
         z = step(lambda *_: (1 + w)*eps - w*eps_null, z, here, there, label)
         for c in label.unique():
             rows = (label == c).nonzero()[:, 0]
@@ -103,7 +113,7 @@ def sample_tilted(
                 z[rows], log_weight[rows] = z[rows[redraw(log_weight[rows])]], 0.
         yield z, log_weight
 
-# %% ../nbs/15_tilting.ipynb #81520633
+# %% ../nbs/15_tilting.ipynb #c22eec92
 def langevin(
     denoiser,  # eps(z, logsnr, label) whose density is wanted
     z,  # noisy examples, (B, ...)
@@ -113,13 +123,14 @@ def langevin(
     noise=torch.randn_like,  # noise(z) -> standard normal, the shape of z
 ):
     "One Langevin step at a fixed noise level, the shape of z (the corrector of Song et al. 2021)."
+    if not size > 0: raise ValueError(f'size is {size}; a Langevin step needs one above 0.')
     sigma = alpha_sigma(logsnr, z)[1]
     return z - size*sigma*denoiser(z, logsnr, label) + (2*size)**.5*sigma*noise(z)
 
 def corrected(
     step,  # a step (denoiser, z, logsnr, logsnr_next, label) -> z_next: the predictor
     target,  # eps of the density that is wanted at each level: the corrector's
-    repeats=1,  # Langevin steps after each step
+    repeats=1,  # Langevin steps after each step, 0 for none
     size=.1,  # of each
     noise=torch.randn_like,  # noise(z) -> standard normal, the shape of z
 ):
