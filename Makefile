@@ -31,6 +31,12 @@ test: $(READY)  ## run every check: export drift, all chapters in the quick prof
 	@ls -S nbs/*.ipynb | $(TEST_ENV) xargs -P $(WORKERS) -n 1 $(BIN)/nbdev-test --timing  # the largest first, so that none is left alone at the end
 	@$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
+html: $(READY)  ## render the book, as its outputs are stored, into html/: pages with maths and search that need no network
+	@$(BIN)/python docs/build.py html
+
+latency: $(READY)  ## time the guidance picture from key press to screen in a real browser, and write the card
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/test_browser.py
+
 doctor: $(READY)  ## check the environment, one line a check, with the cure
 	@$(BIN)/python -c 'import sys; from cfg_lessons.doctor import main; sys.exit(main())'
 
@@ -54,6 +60,9 @@ results: $(READY)  ## make the metric cards of the digits that are not stored ye
 rehearsal: $(READY)  ## the full ImageNet run in miniature: prepare, train, generate, evaluate (five to ten minutes on two cores)
 	@$(BIN)/cfg-rehearse $(ARGS)
 
+answers: $(READY)  ## show how many exercises you have answered (ARGS=--restore puts your answers back after an update)
+	@$(BIN)/python -c 'from cfg_lessons.lab import answers; import sys; answers(sys.argv[1:])' $(ARGS)
+
 bench: $(READY)  ## time U-Net, training and samplers against other libraries (CHECKOUT=folder of openai/guided-diffusion adds that one)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,bench]'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m cfg_lessons.bench forward training options samplers $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
@@ -70,5 +79,5 @@ gpu-rehearsal:  ## the rehearsal at 64 x 64 on a graphics card (about ten minute
 clean:  ## remove .venv and everything made by tools
 	rm -rf .venv build dist *.egg-info .pytest_cache
 
-.PHONY: help setup lab test doctor export outputs checkpoints results rehearsal bench twin gpu-check gpu-rehearsal clean
+.PHONY: help setup lab answers html latency test doctor export outputs checkpoints results rehearsal bench twin gpu-check gpu-rehearsal clean
 .DEFAULT_GOAL := help

@@ -20,8 +20,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from tqdm.auto import tqdm
 
-# %% ../nbs/90_plotting.ipynb #66bcb198
-PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#8B6D00', '#444444')
+# %% ../nbs/90_plotting.ipynb #747ec86f
+PALETTE = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#4B0092', '#444444')
 MARKERS = ('o', '^', 's', 'D', 'v', 'P', 'X', '*')
 STYLE = {'font.size': 10, 'axes.titlesize': 10.5, 'axes.spines.top': False,
          'axes.spines.right': False, 'axes.prop_cycle': plt.cycler(color=PALETTE),

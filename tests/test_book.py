@@ -17,13 +17,14 @@ CHAPTERS = [p for p in NOTEBOOKS if re.match(r'[01]\d_', p.name)]
 
 # Which modules of the book each module may import. The roof may import all and is imported by none;
 # plotting, lab and doctor are for notebooks and commands alone.
-FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), lab=set(), doctor={'settings'},
+FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), doctor={'settings'},
               unet={'diffusion', 'networks'}, imagenet=None)
 FLOORS |= dict(bench={'diffusion', 'networks', 'unet', 'sampling', 'training', 'classifier_free', 'metrics', 'distributed'})
 FLOORS |= dict(classifier_guidance={'diffusion', 'networks'}, classifier_free={'diffusion', 'classifier_guidance'})
 FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training'], {'diffusion'})
 FLOORS |= dict.fromkeys(['metrics', 'images'], {'diffusion', 'training'})  # training has the writer of whole files
 FLOORS |= dict(beyond={'diffusion', 'classifier_free', 'classifier_guidance', 'networks', 'unet'})
+FLOORS |= dict(lab={'diffusion', 'mixtures', 'sampling', 'classifier_free', 'classifier_guidance', 'metrics', 'plotting', 'settings'})
 FLOORS |= dict(tilting={'diffusion', 'classifier_free', 'sampling'})
 FLOORS |= dict(distributed={'diffusion', 'networks', 'sampling', 'training', 'images', 'metrics'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little
@@ -83,7 +84,7 @@ def test_floors(path):
     assert path.stem in FLOORS, f'{path.name} has no floor: add it to FLOORS in {Path(__file__).name}'
     allowed = FLOORS[path.stem]
     if allowed is not None: assert own <= allowed, f'{path.name} imports {own - allowed}; it may import {allowed}'
-    assert not own & (FOR_NOTEBOOKS | {'imagenet'}), f'{path.name} imports {own & FOR_NOTEBOOKS}, which is for notebooks'
+    assert path.stem == 'lab' or not own & (FOR_NOTEBOOKS | {'imagenet'}), f'{path.name} imports {own & FOR_NOTEBOOKS}, which is for notebooks'
     if path.stem in OUTSIDE: assert other <= OUTSIDE[path.stem], f'{path.name} imports {other - OUTSIDE[path.stem]}'
     if path.stem not in FOR_NOTEBOOKS: assert not other & HEAVY, f'{path.name} imports {other & HEAVY} at its top'
 
@@ -200,7 +201,7 @@ def test_chapter_form(path):
 
 @each_chapter
 def test_exercises(path):
-    "Each exercise is open as it stands, and has a folded solution that asserts its own verdict."
+    "Each exercise is open as it stands, has three hints and a folded solution; its check tells that from typical mistakes."
     numbers = re.findall(r'^\*\*(\d+\.\d) \(', '\n'.join(source(c) for c in cells(path, 'markdown')), re.M)
     solutions = [c for c in cells(path) if 'solution' in c['metadata'].get('tags', [])]
     assert 3 <= len(numbers) <= 5 and len(solutions) == len(numbers), f'{path.name}: {numbers}, {len(solutions)} solutions'
@@ -208,10 +209,51 @@ def test_exercises(path):
         assert c['metadata']['jupyter']['source_hidden'], f'{path.name}: solution {number} is not folded'
         first = source(c).splitlines()[0]  # what a folded cell shows, so it must not give the answer away
         assert first == f'# Solution {number}', f'{path.name}: solution {number} begins with {first!r}'
-        assert "assert verdict.state == 'right'" in source(c), f'{path.name}: solution {number} does not check itself'
+        proof = ast.parse(source(c)).body[-1].value  # the last line is settle(check, solution, {words: mistake, ...})
+        assert getattr(proof.func, 'id', '') == 'settle', f'{path.name}: solution {number} does not end with settle(...)'
+        assert len(proof.args[2].keys) >= 2, f'{path.name}: the check of {number} is tried on fewer than two mistakes'
+    statements = {n: source(c) for c in cells(path, 'markdown') for n in re.findall(r'^\*\*(\d+\.\d) \(', source(c), re.M)}
+    for number, text in statements.items():
+        hints = re.findall(r'<details><summary>Hint (\d): [a-z ]+</summary>\n\n(?:(?!</details>).)+\n\n</details>', text, re.S)
+        assert hints == ['1', '2', '3'], f'{path.name}: exercise {number} has hints {hints}'
     verdicts = [''.join(o['data']['text/plain']) for c in cells(path) for o in c.get('outputs', [])
                 if 'data' in o and source(c).strip().splitlines()[-1].startswith('mark(')]
     assert len(verdicts) == len(numbers) and all(v.startswith('open:') for v in verdicts), f'{path.name}: {verdicts}'
+
+
+def test_exercises_of_the_whole_book():
+    "At least forty-five, each with a check of its own name, by which a reader's answer is remembered."
+    checks = [m for path in CHAPTERS for c in cells(path) if 'solution' not in c['metadata'].get('tags', [])
+              for m in re.findall(r'^mark\((\w+), ', source(c), re.M)]
+    assert len(checks) >= 45 and len(set(checks)) == len(checks), sorted(checks)
+
+
+@each_notebook
+def test_no_widget_in_git(path):
+    "Moving pictures are stored as still ones: no state of a widget, and no view that nobody can draw."
+    book = json.loads(path.read_text())
+    held = json.dumps([c.get('outputs') for c in book['cells']])
+    assert 'application/vnd.jupyter.widget' not in held, f'{path.name} holds a widget'
+    assert 'widgets' not in book['metadata'], f'{path.name} holds the state of widgets'
+
+
+def test_contrast():
+    "Words in colour can be read (WCAG AA, 4.5 to 1); lines differ in lightness or marker, so they survive a grey print."
+    from matplotlib.colors import to_rgb
+    from cfg_lessons.plotting import MARKERS, PALETTE
+    def luminance(color):
+        return sum(k*(v/12.92 if v <= .04045 else ((v + .055)/1.055)**2.4) for k, v in zip((.2126, .7152, .0722), to_rgb(color)))
+    on_white = lambda color: 1.05/(luminance(color) + .05)
+    words = re.findall(r"'(#[0-9A-F]{6})'", (ROOT/'cfg_lessons'/'lab.py').read_text())
+    assert len(words) >= 3 and all(on_white(c) >= 4.5 for c in words), [(c, on_white(c)) for c in words]
+    assert all(on_white(c) >= 3 for c in (*PALETTE[:4], *PALETTE[6:])) and all(on_white(c) >= 2 for c in PALETTE), [on_white(c) for c in PALETTE]
+    assert len(set(MARKERS)) == len(PALETTE) == 8
+    sight = {'deutan': [[.367, .861, -.228], [.280, .673, .047], [-.012, .043, .969]],
+             'protan': [[.152, 1.053, -.205], [.115, .786, .099], [-.004, -.048, 1.052]]}  # Machado et al. 2009, full strength
+    for name, m in sight.items():
+        seen = [[sum(a*b for a, b in zip(row, to_rgb(c))) for row in m] for c in PALETTE]
+        nearest = min(sum((a - b)**2 for a, b in zip(u, v))**.5 for i, u in enumerate(seen) for v in seen[:i])
+        assert nearest > .1, f'two colours look alike to {name} eyes: {nearest:.2f}'
 
 
 def test_no_private_paths():

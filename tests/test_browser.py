@@ -1,0 +1,229 @@
+"""The book in a real browser: headless Chromium drives the project's own JupyterLab, runs pages, moves controls.
+
+Where no browser is found the tests are skipped; where CI is set, that is a failure. Run as a program, it writes
+the latency of the guidance picture as a card: `python tests/test_browser.py`."""
+import json
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--no-first-run', '--disable-component-update', '--disable-sync']
+LIVE = '.jp-OutputArea-output img.widget-image'  # the picture of a `Live`
+
+
+def browser_or_skip():
+    "Playwright's way in, or the reason to skip; in CI there is no reason."
+    reason = None
+    try: from playwright.sync_api import sync_playwright
+    except ImportError: reason = 'playwright is not installed: pip install playwright'
+    if not reason and not CHROMIUM: reason = 'no Chromium or Chrome was found; on Debian: apt install chromium'
+    if not reason: return sync_playwright
+    if os.environ.get('CI'): pytest.fail(f'In CI the browser tests must run: {reason}')
+    pytest.skip(reason)
+
+@pytest.fixture(scope='module')
+def page(tmp_path_factory):
+    "An empty page, and the address of a JupyterLab that serves a copy of the book."
+    playwright = browser_or_skip()
+    home = tmp_path_factory.mktemp('book')
+    (home/'nbs').mkdir()
+    for path in (ROOT/'nbs').glob('*.ipynb'):  # without outputs, so that what is seen was made now
+        book = json.loads(path.read_text())
+        for cell in book['cells']:
+            if cell['cell_type'] == 'code': cell |= dict(outputs=[], execution_count=None)
+        (home/'nbs'/path.name).write_text(json.dumps(book))
+    shutil.copy(ROOT/'settings.ini', home)
+    (home/'data').mkdir()
+    for name in ('checkpoints', 'results', 'reference'): (home/'data'/name).symlink_to(ROOT/'data'/name)
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    env = os.environ | dict(OMP_NUM_THREADS='1', JUPYTER_PREFER_ENV_PATH='1', CFG_LESSONS_PROFILE='quick', CFG_LESSONS_DEVICE='cpu', PYTHONNOUSERSITE='1')
+    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', f'--port={port}', '--IdentityProvider.token=t', '--notebook-dir=nbs']
+    if hasattr(os, 'geteuid') and os.geteuid() == 0: command.append('--allow-root')
+    server = subprocess.Popen(command, cwd=home, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(240):
+            try: urllib.request.urlopen(f'http://127.0.0.1:{port}/api/status?token=t', timeout=2); break
+            except OSError: time.sleep(.5)
+        with playwright() as p:
+            browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            page = browser.new_page(viewport=dict(width=1300, height=1100))
+            page.address = f'http://127.0.0.1:{port}/lab/tree/%s?token=t&reset'
+            page.home = home
+            yield page
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(30)
+
+def run_all(page, notebook, patience=300):
+    "Open a notebook, run all its cells, wait until none is waiting, and return the texts of errors."
+    page.goto(page.address % notebook)
+    page.wait_for_selector('.jp-NotebookPanel .jp-InputPrompt', timeout=120_000)
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
+    end, begun = time.time() + patience, False
+    while time.time() < end:
+        if asks := page.query_selector('.jp-Dialog .jp-mod-accept'): asks.click()  # which kernel? the one it offers
+        elif not begun:
+            page.click('.lm-MenuBar-itemLabel:text-is("Run")')
+            page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
+        time.sleep(2)
+        prompts = page.eval_on_selector_all('.jp-Notebook .jp-InputPrompt', 'es => es.map(e => e.textContent)')
+        begun = begun or any('*' in p or re.search(r'\d', p) for p in prompts)
+        if begun and not any('*' in p for p in prompts): break
+    else: pytest.fail(f'{notebook} was still running after {patience} s')
+    return page.eval_on_selector_all('.jp-OutputArea-output[data-mime-type*="error"], .jp-OutputArea-output[data-mime-type*="stderr"]', 'es => es.map(e => e.textContent)')
+
+def look(page, picture):
+    "What is seen in the picture now: its source, which changes with every new PNG."
+    return picture.evaluate('e => e.src')
+
+def press(page, picture, handle, key='ArrowRight', patience=20.):
+    "Press a key on a control; milliseconds until the picture is another one and drawn."
+    handle.focus()
+    return picture.evaluate('''(image, [key, patience]) => new Promise((done, fail) => {
+        const start = performance.now()
+        const late = setTimeout(() => fail(new Error("the picture did not change")), 1000*patience)
+        image.addEventListener("load", () => { clearTimeout(late); requestAnimationFrame(() => done(performance.now() - start)) }, {once: true})
+        document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key, code: key, keyCode: 39, which: 39, bubbles: true}))
+    })''', [key, patience])
+
+
+def controls_of(picture):
+    "The sliders and lists that stand above a picture, in order."
+    box = picture.evaluate_handle('e => e.closest(".widget-vbox")').as_element()
+    return box.query_selector_all('.noUi-handle, select')
+
+def test_every_moving_picture_follows_its_controls_without_an_error(page):
+    errors = run_all(page, '91_lab.ipynb')
+    assert not errors, errors
+    page.wait_for_selector(LIVE, timeout=30_000)
+    found = page.query_selector_all(LIVE)
+    assert len(found) == 5, f'{len(found)} moving pictures instead of five'
+    for picture in found:
+        assert picture.get_attribute('alt') or picture.evaluate('e => e.naturalWidth') > 100
+        picture.scroll_into_view_if_needed()
+        for control in controls_of(picture):
+            before = look(page, picture)
+            if control.evaluate('e => e.tagName') == 'SELECT': control.select_option(index=1)
+            else:
+                control.focus()
+                for _ in range(8): page.keyboard.press('ArrowRight')
+            page.wait_for_function('([e, before]) => e.src != before', arg=[picture, before], timeout=20_000)
+    assert not page.query_selector_all('.jp-OutputArea-output[data-mime-type*="error"], .jp-OutputArea-output[data-mime-type*="stderr"]')
+
+def test_a_quick_hand_does_not_build_a_queue(page):
+    "After many quick movements the picture is the last one's, and soon."
+    picture = page.query_selector_all(LIVE)[1]
+    picture.scroll_into_view_if_needed()
+    slider = controls_of(picture)[0]
+    slider.focus()
+    for _ in range(30): page.keyboard.press('ArrowRight')
+    page.keyboard.press('Home')
+    start = time.perf_counter()
+    last, since = look(page, picture), time.perf_counter()
+    while time.perf_counter() - since < 1.5:  # until it has been quiet for a while
+        now = look(page, picture)
+        if now != last: last, since = now, time.perf_counter()
+        time.sleep(.05)
+    assert since - start < 3, f'the picture still moved {since - start:.1f} s after the hand had stopped'
+    readout = slider.evaluate('e => e.closest(".widget-slider").querySelector(".widget-readout").textContent')
+    assert float(readout) == 0
+
+def latencies(page, n=20):
+    "Milliseconds from a key press to the new picture of the guidance widget, n times."
+    picture = page.query_selector_all(LIVE)[1]
+    picture.scroll_into_view_if_needed()
+    slider = controls_of(picture)[0]
+    out = []
+    for _ in range(n):
+        slider.focus()
+        page.evaluate('''e => { window.shown = new Promise(done => e.addEventListener("load", () => requestAnimationFrame(() => done(performance.now())), {once: true}))
+                                 document.addEventListener("keydown", () => { window.pressed = performance.now() }, {once: true, capture: true}) }''', picture)
+        page.keyboard.press('ArrowRight')
+        out.append(page.evaluate('window.shown.then(t => t - window.pressed)'))
+        time.sleep(.1)
+    return out
+
+def test_latency(page):
+    assert statistics.median(latencies(page)) < 1000  # on a machine that runs other tests beside it; the card has the quiet figure
+
+def test_a_chapter_runs_and_its_picture_moves(page):
+    errors = run_all(page, '02_mixtures.ipynb')
+    assert not errors, errors
+    picture = page.wait_for_selector(LIVE, timeout=30_000)
+    before = look(page, picture)
+    controls_of(picture)[0].focus()
+    for _ in range(5): page.keyboard.press('ArrowRight')
+    page.wait_for_function('([e, before]) => e.src != before', arg=[picture, before], timeout=20_000)
+
+def test_an_answer_is_marked_and_remembered(page):
+    "A wrong answer to exercise 2.1 is told so, and written down where no update goes."
+    cell = page.locator('.jp-CodeCell', has_text='mark(').first
+    cell.locator('.cm-content').first.click()
+    page.keyboard.press('Control+End')
+    page.keyboard.press('Shift+Enter')
+    assert page.locator('text=Not answered yet').first.is_visible()
+
+@pytest.fixture(scope='module')
+def pages(tmp_path_factory):
+    "A folder with the rendered book."
+    browser_or_skip()
+    out = tmp_path_factory.mktemp('html')/'book'
+    subprocess.run([sys.executable, ROOT/'docs'/'build.py', out], check=True)
+    return out
+
+def test_every_page_can_be_read_offline(pages):
+    "No request leaves the folder or fails, every formula is typeset, every picture is there, every link leads somewhere."
+    failed, sheets = [], sorted(pages.glob('*.html'))
+    assert {p.stem for p in (ROOT/'nbs').glob('*.ipynb')} <= {p.stem for p in sheets}
+    with browser_or_skip()() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page()
+        page.on('request', lambda r: r.url.startswith(('file:', 'data:', 'blob:')) or failed.append(f'wants {r.url}'))
+        page.on('requestfailed', lambda r: r.resource_type == 'document' or failed.append(f'lacks {r.url}'))  # a page that is not there stops goto
+        for sheet in sheets:
+            page.goto(sheet.as_uri())
+            maths = page.locator('.math').count()
+            if maths: page.wait_for_function('n => document.querySelectorAll(".math mjx-container").length == n', arg=maths, timeout=60_000)
+            assert not page.locator('mjx-merror').count(), f'{sheet.name}: MathJax refuses a formula'
+            page.wait_for_function('[...document.images].every(i => i.complete)')
+            assert page.evaluate('[...document.images].every(i => i.naturalWidth > 0)'), f'{sheet.name}: a picture is missing'
+            links = page.eval_on_selector_all('a[href]', 'es => es.map(e => e.getAttribute("href"))')
+            gone = [h for h in links if not re.match(r'[a-z]+:', h) and h.split('#')[0] and not (pages/h.split('#')[0]).exists()]
+            assert not gone, f'{sheet.name} links to {gone}'
+        page.goto((pages/'search.html').as_uri() + '?q=overshoot')
+        page.wait_for_selector('#search-results li a', timeout=30_000)
+        browser.close()
+    assert not failed, failed[:5]
+
+
+if __name__ == '__main__':
+    from cfg_lessons.metrics import stamp
+    from cfg_lessons.training import whole_file
+
+    class Folders:
+        def mktemp(self, name):
+            import tempfile
+            return Path(tempfile.mkdtemp(prefix=name))
+    maker = page.__wrapped__(Folders())
+    sheet = next(maker)
+    assert not run_all(sheet, '91_lab.ipynb')
+    values = sorted(latencies(sheet, 60))
+    card = dict(what='milliseconds from a key press to the new picture of the guidance widget, in JupyterLab and Chromium', times=len(values),
+                median=round(statistics.median(values), 1), p90=round(values[int(.9*len(values))], 1), command='make latency', **stamp())
+    with whole_file(ROOT/'data'/'results'/'bench'/'widget_latency.json') as f: f.write((json.dumps(card, indent=1) + '\n').encode())
+    print(card)
+    next(maker, None)
