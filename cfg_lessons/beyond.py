@@ -20,12 +20,13 @@ from .diffusion import alpha_sigma, diffuse, predict_x
 from .networks import cosine_step
 from .unet import Attention
 
-# %% ../nbs/16_beyond.ipynb #9d1f22b4
+# %% ../nbs/16_beyond.ipynb #cb6724d4
 def scheduled(
     denoiser,  # eps(z, logsnr, label), trained with dropped labels
     w,  # guidance weight as a function: logsnr (B,) -> (B,)
 ):
-    "Classifier-free guidance with a weight that depends on the noise; one evaluation where all are 0."
+    """Classifier-free guidance with a weight that depends on the noise; where all weights are 0 it
+    costs one evaluation."""
     rest = unconditional(denoiser)
     def f(z, logsnr, label):
         eps, weight = denoiser(z, logsnr, label), w(logsnr).to(z).reshape(-1, *[1]*(z.ndim - 1))
@@ -37,7 +38,7 @@ def interval(
     low=-math.inf,  # lowest log-SNR that is guided
     high=math.inf,  # and from which on it is not
 ):
-    "The weight w for low <= logsnr < high, and 0 elsewhere (Kynkäänniemi et al. 2024), a function."
+    "The weight w for low <= logsnr < high, else 0 (Kynkäänniemi et al. 2024), a function."
     return lambda logsnr: w*((logsnr >= low) & (logsnr < high))
 
 def linear_weight(
@@ -52,7 +53,7 @@ def cosine_weight(
     "The same rise along half a wave (Wang et al. 2024), a function."
     return lambda logsnr: w*(1 + (math.pi*cosine_step(logsnr)/1000).cos())
 
-# %% ../nbs/16_beyond.ipynb #e3f619fd
+# %% ../nbs/16_beyond.ipynb #1a298877
 def rescaled(
     denoiser,  # eps(z, logsnr, label), trained with dropped labels
     w,  # guidance weight
@@ -82,6 +83,7 @@ def thresholded(
         return eps + alpha/sigma*(x_hat - x_hat.clamp(-top, top)/top)
     return f
 
+# %% ../nbs/16_beyond.ipynb #4deb56e4
 def projected(
     denoiser,  # eps(z, logsnr, label), trained with dropped labels
     w,  # guidance weight
@@ -89,8 +91,8 @@ def projected(
     momentum=0.,  # beta, of the previous push; negative damps
     radius=math.inf,  # longest push
 ):
-    """Adaptive projected guidance (Sadat et al. 2024, Algorithm 1). With a momentum it remembers its
-    last call: make a new one for each run."""
+    """Adaptive projected guidance (Sadat et al. 2024, Algorithm 1). With a momentum it remembers
+    its last call: make a new one for each run."""
     check_weight(w)
     rest, before = unconditional(denoiser), []
     dot = lambda a, b: (a*b).flatten(1).sum(1).reshape(-1, *[1]*(a.ndim - 1))
@@ -139,7 +141,7 @@ def zero_star(
         return torch.where(t > 1 - still, point, point + (1 - t)*u)
     return f
 
-# %% ../nbs/16_beyond.ipynb #bf6566dc
+# %% ../nbs/16_beyond.ipynb #0ef490ce
 def told_otherwise(
     denoiser,  # eps(z, logsnr, label)
     other,  # labels (B,) -> the labels to use instead, (B,)
@@ -153,6 +155,7 @@ def any_class(
     "A function that answers each label with a random class, drawn anew at each call."
     return lambda label: torch.randint_like(label, num_classes)
 
+# %% ../nbs/16_beyond.ipynb #73103e2d
 class Blinded(nn.Module):
     "Self-attention in which each place sees only itself."
     def __init__(self,
@@ -165,7 +168,7 @@ class Blinded(nn.Module):
         x,  # pictures, (B, C, H, W)
     ):
         "Pictures, (B, C, H, W)."
-        own, c = self.attention, x.shape[1]
+        own = self.attention
         split = (3, own.heads, -1) if own.new_order else (own.heads, 3, -1)
         h = own.qkv(own.norm(x).flatten(2)).unflatten(1, split)
         value = (h[:, 2] if own.new_order else h[:, :, 2]).flatten(1, 2)
@@ -183,7 +186,7 @@ def blinded(
             if isinstance(child, Attention): setattr(module, name, Blinded(child))
     return twin
 
-# %% ../nbs/16_beyond.ipynb #15ec9bec
+# %% ../nbs/16_beyond.ipynb #b96a83eb
 class Distilled(nn.Module):
     "A student that is told the guidance weight, as one more channel (after Meng et al. 2023)."
     def __init__(self,
@@ -211,6 +214,7 @@ class Distilled(nn.Module):
         if not 0 <= w <= self.w_max: raise ValueError(f'w is {w}; it was taught 0 to {self.w_max}.')
         return lambda z, logsnr, label: self(z, logsnr, label, torch.full_like(logsnr, w))
 
+# %% ../nbs/16_beyond.ipynb #677ff26e
 def grown(
     student,  # a network like the teacher, some of its layers with more channels
     teacher,  # the network to start from

@@ -18,25 +18,26 @@ from .classifier_guidance import check_weight
 from .diffusion import alpha_sigma, score
 from .sampling import ancestral, check_levels
 
-# %% ../nbs/15_tilting.ipynb #157679ee
+# %% ../nbs/15_tilting.ipynb #e965386f
 def tangents(
     f,  # a function of points, (B, D) -> (B, D), that treats each row by itself
     z,  # where, (B, D)
 ):
-    "f(z), and its Jacobian in each row, (B, D, D): entry [b, i, d] is the slope of output i along d."
+    "f(z), and its Jacobian in each row, (B, D, D): [b, i, d] is the slope of output i along d."
     if z.ndim != 2 or not z.is_floating_point():
         raise ValueError(f'These points are {z.dtype} {tuple(z.shape)}; give floats (B, D).')
-    columns = []
+    columns, first = [], None
     with warnings.catch_warnings():  # PyTorch's first use of forward mode warns of its own insides
         warnings.simplefilter('ignore', FutureWarning)
         for along in torch.eye(z.shape[1]).to(z):
             value, column = jvp(f, (z,), (along.expand_as(z).contiguous(),))
             columns.append(column)
-            first = value if len(columns) == 1 else first
+            first = value if first is None else first
             if not torch.allclose(value, first, rtol=0, atol=0, equal_nan=True):
                 raise ValueError('This function answers anew each time; give one without chance.')
     return value, torch.stack(columns, 2)
 
+# %% ../nbs/15_tilting.ipynb #8dec59c2
 @torch.no_grad()
 def flow_log_density(
     denoiser,  # eps(z, logsnr, label), guided or not
@@ -44,8 +45,9 @@ def flow_log_density(
     label,  # classes or NULL, (B,)
     logsnrs,  # from nearly pure noise to nearly clean data, (T + 1,), rising and finite
 ):
-    """Log-density at x of what deterministic sampling with infinitely many steps draws, (B,); Song et
-    al. 2021, appendix D.2, in Heun's steps along the velocity. Costs 2 D T evaluations."""
+    """Log-density at x of what deterministic sampling with infinitely many steps draws, (B,).
+
+    Song et al. 2021, appendix D.2, in Heun's steps along the velocity; 2 D T evaluations."""
     levels = logsnrs.to(torch.promote_types(x.dtype, torch.float32))
     check_levels(levels)
     if not levels.isfinite().all(): raise ValueError('flow_log_density needs finite log-SNRs.')
@@ -63,27 +65,27 @@ def flow_log_density(
         if i > 1: v, spread = look(z, levels[i - 1])
     return gain - (z**2 + math.log(2*math.pi)).sum(1)/2
 
-# %% ../nbs/15_tilting.ipynb #6cd456d9
+# %% ../nbs/15_tilting.ipynb #7af7dd0d
 def sampler_log_density(
     sampler,  # noise (B, D) -> samples (B, D), deterministic, each row by itself
     z,  # standard normal noise, (B, D); D small
 ):
-    """The samples, (B, D), and their log-density under this very sampler with its finite steps, (B,).
+    """Samples, (B, D), and their log-density, (B,), under this very sampler, finite steps and all.
 
     Exact where no other noise leads to the same sample; D times the price of sampling."""
     x, slopes = tangents(sampler, z)
     return x, -(z**2 + math.log(2*math.pi)).sum(1)/2 - torch.linalg.slogdet(slopes)[1]
 
-# %% ../nbs/15_tilting.ipynb #186557f8
+# %% ../nbs/15_tilting.ipynb #fdaf961b
 def redraw(
     log_weight,  # of each walker, (N,)
 ):
-    "Which walker each of the N places goes to, (N,), in proportion to the weights (systematic resampling)."
+    "Which walker each of N places goes to, (N,), in proportion to weight: systematic resampling."
     if not log_weight.isfinite().any() or log_weight.isnan().any():
         raise ValueError('The weights of the walkers are not numbers; look at the denoiser.')
-    at = (torch.rand((), device=log_weight.device) + torch.arange(len(log_weight), device=log_weight.device))/len(log_weight)
-    total = log_weight.double().softmax(0).cumsum(0)
-    return torch.searchsorted(total, at.double()).clamp(max=len(log_weight) - 1)
+    n, total = len(log_weight), log_weight.double().softmax(0).cumsum(0)
+    at = (torch.rand(()).to(total) + torch.arange(n).to(total))/n
+    return torch.searchsorted(total, at).clamp(max=n - 1)
 
 @torch.no_grad()
 def sample_tilted(
@@ -92,12 +94,12 @@ def sample_tilted(
     label,  # classes, (B,); the walkers of one class compete with each other
     logsnrs,  # levels to visit, (T + 1,), rising, from nearly pure noise
     w,  # guidance weight
-    step=ancestral,  # a random step that asks once: (denoiser, z, logsnr, logsnr_next, label) -> z_next
+    step=ancestral,  # a random step that asks the denoiser once
     spare=.5,  # draw a new crowd when the effective share of walkers falls below this
 ):
-    """Yield (z, log-weight (B,)) after each step; weighted, z follows p(z | c) p(c | z)^w at its level.
+    """Yield (z, log-weight (B,)) after each step; weighted, z follows p(z | c) p(c | z)^w.
 
-    Sequential Monte Carlo with the weights of Skreta et al. 2025, section 3. Two evaluations a step."""
+    Sequential Monte Carlo with the weights of Skreta et al. 2025; two evaluations a step."""
     check_levels(logsnrs), check_weight(w)
     log_weight = torch.zeros(len(z), device=z.device)
     for a, b in pairwise(logsnrs.to(z)):

@@ -25,7 +25,7 @@ FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training'], {'diff
 FLOORS |= dict.fromkeys(['metrics', 'images'], {'diffusion', 'training'})  # training has the writer of whole files
 FLOORS |= dict(beyond={'diffusion', 'classifier_free', 'classifier_guidance', 'networks', 'unet'})
 FLOORS |= dict(lab={'diffusion', 'mixtures', 'sampling', 'classifier_free', 'classifier_guidance', 'metrics', 'plotting', 'settings'})
-FLOORS |= dict(tilting={'diffusion', 'classifier_free', 'sampling'})
+FLOORS |= dict(tilting={'diffusion', 'classifier_free', 'classifier_guidance', 'sampling'})
 FLOORS |= dict(distributed={'diffusion', 'networks', 'sampling', 'training', 'images', 'metrics'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little
 HEAVY = {'torch_fidelity', 'torchvision', 'fastcore', 'sklearn', 'ipywidgets', 'matplotlib', 'IPython', 'nbdev'}
