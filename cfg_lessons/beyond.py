@@ -20,16 +20,19 @@ from .diffusion import alpha_sigma, diffuse, predict_x
 from .networks import cosine_step
 from .unet import Attention
 
-# %% ../nbs/16_beyond.ipynb #cb6724d4
+# %% ../nbs/16_beyond.ipynb #0b07446f
 def scheduled(
     denoiser,  # eps(z, logsnr, label), trained with dropped labels
     w,  # guidance weight as a function: logsnr (B,) -> (B,)
 ):
     """Classifier-free guidance with a weight that depends on the noise; where all weights are 0 it
     costs one evaluation."""
+    if not callable(w):
+        raise ValueError(f'w is {w!r}; give a function of log-SNR, such as interval(1.)')
     rest = unconditional(denoiser)
     def f(z, logsnr, label):
-        eps, weight = denoiser(z, logsnr, label), w(logsnr).to(z).reshape(-1, *[1]*(z.ndim - 1))
+        eps, weight = denoiser(z, logsnr, label), torch.as_tensor(w(logsnr)).to(z)
+        weight = weight.expand(len(z)).reshape(-1, *[1]*(z.ndim - 1))
         return (1 + weight)*eps - weight*rest(z, logsnr, label) if weight.any() else eps
     return f
 
@@ -39,6 +42,7 @@ def interval(
     high=math.inf,  # and from which on it is not
 ):
     "The weight w for low <= logsnr < high, else 0 (Kynkäänniemi et al. 2024), a function."
+    check_weight(w)
     return lambda logsnr: w*((logsnr >= low) & (logsnr < high))
 
 def linear_weight(
@@ -53,7 +57,7 @@ def cosine_weight(
     "The same rise along half a wave (Wang et al. 2024), a function."
     return lambda logsnr: w*(1 + (math.pi*cosine_step(logsnr)/1000).cos())
 
-# %% ../nbs/16_beyond.ipynb #1a298877
+# %% ../nbs/16_beyond.ipynb #67382136
 def rescaled(
     denoiser,  # eps(z, logsnr, label), trained with dropped labels
     w,  # guidance weight
@@ -61,7 +65,10 @@ def rescaled(
 ):
     "Guidance whose guess has the spread of the conditional one (Lin et al. 2023, section 3.4)."
     check_weight(w)
+    if not 0 <= phi <= 1: raise ValueError(f'phi is {phi}; give a share from 0 to 1.')
+    if w == 0: return denoiser
     def f(z, logsnr, label):
+        if z[0].numel() < 2: raise ValueError('One number an example has no spread to rescale.')
         eps = denoiser(z, logsnr, label)
         guided = (1 + w)*eps - w*unconditional(denoiser)(z, logsnr, label)
         spread = lambda v: v.flatten(1).std(1).reshape(-1, *[1]*(z.ndim - 1))
@@ -78,35 +85,41 @@ def thresholded(
     def f(z, logsnr, label):
         eps, (alpha, sigma) = denoiser(z, logsnr, label), alpha_sigma(logsnr, z)
         x_hat = predict_x(z, logsnr, eps)
-        top = x_hat.abs().flatten(1).quantile(percentile, 1).clamp(min=1)
+        wide = x_hat.abs().flatten(1).to(torch.promote_types(z.dtype, torch.float32))
+        top = wide.quantile(percentile, 1).clamp(min=1).to(z)
         top = top.reshape(-1, *[1]*(z.ndim - 1))
         return eps + alpha/sigma*(x_hat - x_hat.clamp(-top, top)/top)
     return f
 
-# %% ../nbs/16_beyond.ipynb #4deb56e4
+# %% ../nbs/16_beyond.ipynb #8579edc8
 def projected(
     denoiser,  # eps(z, logsnr, label), trained with dropped labels
     w,  # guidance weight
     eta=0.,  # share of the parallel part that is kept; 1 keeps all
-    momentum=0.,  # beta, of the previous push; negative damps
+    momentum=0.,  # beta, of the running push before; negative damps
     radius=math.inf,  # longest push
 ):
     """Adaptive projected guidance (Sadat et al. 2024, Algorithm 1). With a momentum it remembers
     its last call: make a new one for each run."""
     check_weight(w)
+    if not radius > 0: raise ValueError(f'radius is {radius}; give a length above 0.')
+    if w == 0: return denoiser
     rest, before = unconditional(denoiser), []
     dot = lambda a, b: (a*b).flatten(1).sum(1).reshape(-1, *[1]*(a.ndim - 1))
     def f(z, logsnr, label):
         eps, (alpha, sigma) = denoiser(z, logsnr, label), alpha_sigma(logsnr, z)
         x_hat, push = predict_x(z, logsnr, eps), sigma/alpha*(rest(z, logsnr, label) - eps)
-        if momentum and before: push = push + momentum*before.pop()
+        if before and before[0].shape != z.shape:
+            raise ValueError(f'This one remembers {tuple(before[0].shape)}, now it is asked about '
+                             f'{tuple(z.shape)}; make a new one for each run.')
+        if before: push = push + momentum*before.pop()
         if momentum: before.append(push)
         push = push*(radius/dot(push, push).sqrt().clamp(min=1e-30)).clamp(max=1)
         along = dot(push, x_hat)/dot(x_hat, x_hat).clamp(min=1e-30)*x_hat
         return eps - alpha/sigma*w*(push - (1 - eta)*along)
     return f
 
-# %% ../nbs/16_beyond.ipynb #9c47ec69
+# %% ../nbs/16_beyond.ipynb #7d50e042
 def cfg_plus_plus(
     denoiser,  # eps(z, logsnr, label), trained with dropped labels
     z,  # noisy examples, (B, ...)
@@ -116,19 +129,23 @@ def cfg_plus_plus(
     kappa=.6,  # guidance, from 0, unconditional, to 1
 ):
     "One DDIM step that renoises with the unconditional guess (Chung et al. 2024, Algorithm 2)."
+    if not 0 <= kappa <= 1: raise ValueError(f'kappa is {kappa}; give 0 to 1.')
     eps_null = unconditional(denoiser)(z, logsnr, label)
     eps = eps_null + kappa*(denoiser(z, logsnr, label) - eps_null)
     return diffuse(predict_x(z, logsnr, eps), logsnr_next, eps_null)
 
-# %% ../nbs/16_beyond.ipynb #9729ace7
+# %% ../nbs/16_beyond.ipynb #d22611e6
 def zero_star(
     denoiser,  # eps(z, logsnr, label), trained with dropped labels
     w,  # guidance weight
     still=.04,  # share of the way, in flow time, that is spent standing still
     project=True,  # whether to scale the unconditional velocity
 ):
-    "CFG-Zero* in the coordinates of flow matching (Fan et al. 2025, Algorithm 1)."
+    """CFG-Zero* in the coordinates of flow matching (Fan et al. 2025, Algorithm 1).
+
+    Plain guidance with still=0 and project=False."""
     check_weight(w)
+    if not 0 <= still <= 1: raise ValueError(f'still is {still}; give a share from 0 to 1.')
     def f(z, logsnr, label):
         alpha, sigma = alpha_sigma(logsnr, z)
         point, t = z/(alpha + sigma), sigma/(alpha + sigma)
@@ -155,7 +172,7 @@ def any_class(
     "A function that answers each label with a random class, drawn anew at each call."
     return lambda label: torch.randint_like(label, num_classes)
 
-# %% ../nbs/16_beyond.ipynb #73103e2d
+# %% ../nbs/16_beyond.ipynb #c7537c8b
 class Blinded(nn.Module):
     "Self-attention in which each place sees only itself."
     def __init__(self,
@@ -178,9 +195,10 @@ def blinded(
     net,  # a network with `Attention` in it, such as `UNet`
 ):
     "A copy with blinded attention: a weak side for `extrapolate` (Ahn et al. 2024, PAG)."
-    if not any(isinstance(m, Attention) for m in net.modules()):
-        raise ValueError('This network has no Attention to blind.')
-    twin = deepcopy(net)
+    seeing = any(isinstance(m, Attention) for m in net.modules())
+    if not seeing or any(isinstance(m, Blinded) for m in net.modules()):
+        raise ValueError('This network has no Attention to blind, or is blinded already.')
+    twin = nn.Sequential(deepcopy(net)) if isinstance(net, Attention) else deepcopy(net)
     for module in list(twin.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Attention): setattr(module, name, Blinded(child))
@@ -214,7 +232,7 @@ class Distilled(nn.Module):
         if not 0 <= w <= self.w_max: raise ValueError(f'w is {w}; it was taught 0 to {self.w_max}.')
         return lambda z, logsnr, label: self(z, logsnr, label, torch.full_like(logsnr, w))
 
-# %% ../nbs/16_beyond.ipynb #677ff26e
+# %% ../nbs/16_beyond.ipynb #fd3f403a
 def grown(
     student,  # a network like the teacher, some of its layers with more channels
     teacher,  # the network to start from
@@ -222,6 +240,8 @@ def grown(
     "The student with the teacher's weights in place and zeros elsewhere; changed and returned."
     known = teacher.state_dict()
     for name, p in student.state_dict().items():
+        if any(a < b for a, b in zip(p.shape, known[name].shape)):
+            raise ValueError(f'The student is smaller than its teacher in {name}.')
         p.zero_()[tuple(slice(n) for n in known[name].shape)] = known[name]
     return student
 
