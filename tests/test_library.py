@@ -20,7 +20,7 @@ from cfg_lessons.training import EMA, denoising_loss, load, train
 from cfg_lessons.unet import CLASSIFIER64, CLASSIFIER128, CLASSIFIER256, CLASSIFIER_DIGITS, DIGITS, UNet, UNetClassifier, UNetConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-BARE = ['diffusion', 'mixtures', 'sampling', 'networks', 'training', 'classifier_free', 'images', 'unet', 'metrics', 'settings', 'bench', 'distributed', 'imagenet']
+BARE = ['diffusion', 'mixtures', 'sampling', 'networks', 'training', 'classifier_free', 'images', 'unet', 'metrics', 'settings', 'bench', 'distributed', 'imagenet', 'tilting', 'beyond']
 devices = ['cpu'] + ['cuda']*torch.cuda.is_available() + ['mps']*torch.backends.mps.is_available()
 
 
@@ -273,3 +273,31 @@ def test_classifier_guidance_under_an_outer_autocast_keeps_nothing():
             guided(z, level, label)
             alive.append(sum(type(o) is torch.Tensor for o in gc.get_objects()))
     assert alive[5] == alive[2], alive
+
+
+def toy(z, logsnr, label):
+    "A denoiser that depends on everything it is told."
+    return z.tanh() + .1*label.reshape(-1, *[1]*(z.ndim - 1)).to(z) + .01*logsnr.reshape(-1, *[1]*(z.ndim - 1)).to(z)
+
+@pytest.mark.parametrize('shape', [(1, 2), (3, 5), (1, 1, 4, 4), (3, 3, 8, 8)], ids=str)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_every_method_keeps_shape_precision_and_input(shape, dtype):
+    from cfg_lessons import beyond, tilting
+    from cfg_lessons.classifier_free import classifier_free
+    torch.manual_seed(0)
+    z, l, c = torch.randn(shape).to(dtype), torch.full((shape[0],), .3), torch.zeros(shape[0]).long()
+    before = z.clone()
+    made = {'scheduled': beyond.scheduled(toy, beyond.interval(1.)), 'outside': beyond.scheduled(toy, beyond.interval(1., 5.)),
+            'linear': beyond.scheduled(toy, beyond.linear_weight(1.)), 'cosine': beyond.scheduled(toy, beyond.cosine_weight(1.)),
+            'rescaled': beyond.rescaled(toy, 1.), 'thresholded': beyond.thresholded(classifier_free(toy, 1.)),
+            'projected': beyond.projected(toy, 1., momentum=-.5, radius=2.), 'zero_star': beyond.zero_star(toy, 1.),
+            'told_otherwise': beyond.told_otherwise(toy, beyond.any_class(4))}
+    for name, f in made.items():
+        got = f(z, l, c)
+        assert got.shape == z.shape and got.dtype == dtype and got.isfinite().all(), name
+    assert made['outside'](z, l, c).equal(toy(z, l, c)) and z.equal(before)
+    if dtype == torch.bfloat16: return  # samplers keep their state in float32 or better
+    for got in (beyond.cfg_plus_plus(toy, z, l, l + 1, c), tilting.langevin(toy, z, l, c, .1), tilting.corrected(tilting.ancestral, toy)(toy, z, l, l + 1, c)):
+        assert got.shape == z.shape and got.dtype == dtype
+    for got, weight in tilting.sample_tilted(toy, z, c, torch.linspace(-8, 2, 5), 1.): assert got.shape == z.shape and weight.shape == c.shape
+    assert z.equal(before)
