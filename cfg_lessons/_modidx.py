@@ -306,6 +306,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'cfg_lessons.lab.live_noise': ('lab.html#live_noise', 'cfg_lessons/lab.py'),
                                  'cfg_lessons.lab.live_samplers': ('lab.html#live_samplers', 'cfg_lessons/lab.py'),
                                  'cfg_lessons.lab.mark': ('lab.html#mark', 'cfg_lessons/lab.py'),
+                                 'cfg_lessons.lab.recall': ('lab.html#recall', 'cfg_lessons/lab.py'),
                                  'cfg_lessons.lab.remember': ('lab.html#remember', 'cfg_lessons/lab.py'),
                                  'cfg_lessons.lab.restore': ('lab.html#restore', 'cfg_lessons/lab.py'),
                                  'cfg_lessons.lab.settle': ('lab.html#settle', 'cfg_lessons/lab.py'),

@@ -20,8 +20,11 @@ def contents(notebooks):
 
 
 def build(out):
-    "The pages under `out`, whole or not at all; returns sphinx's exit status."
-    notebooks = sorted((ROOT/'nbs').glob('*.ipynb'))
+    "The pages under `out`, whole or not at all; returns sphinx's exit status. Exits rather than touch a folder of the reader's."
+    out = out.resolve()
+    ours = not out.exists() or out.is_dir() and (not any(out.iterdir()) or (out/'.buildinfo').is_file())
+    if not ours: sys.exit(f'{out} holds something else than an earlier rendering of the book; name another folder.')
+    notebooks = sorted(p for p in (ROOT/'nbs').glob('*.ipynb') if re.fullmatch(r'index|\d\d_\w+', p.stem))
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder)/'source', Path(folder)/'made'
         source.mkdir()
@@ -32,7 +35,7 @@ def build(out):
             (source/path.name).write_text(json.dumps(book))
         status = subprocess.call([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', str(source), str(made)])
         if not status:
-            shutil.rmtree(out, ignore_errors=True)
+            if out.exists(): shutil.rmtree(out)
             shutil.move(made, out)
     return status
 
