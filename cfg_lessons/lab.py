@@ -363,7 +363,7 @@ def recall(
     except (OSError, ValueError, KeyError, TypeError): pass
     print(f'{path} is no remembered answer; mend or remove it.')
 
-# %% ../nbs/91_lab.ipynb #9a4d61b6
+# %% ../nbs/91_lab.ipynb #88806340
 STUB = re.compile(r'^\s+raise NotImplementedError\s*$|^\w+ = \.\.\.\s*$', re.M)
 
 def exercises(
@@ -380,6 +380,7 @@ def exercises(
             number = None
     return found, book
 
+# %% ../nbs/91_lab.ipynb #c6b05395
 def restore(
     notebook,  # path of a chapter
     folder,  # where answers are kept

@@ -394,7 +394,7 @@ def test_cards_written_at_once(tmp_path):
     assert len(read_cards(tmp_path)) == 3 == len(list(tmp_path.iterdir()))
 
 
-@pytest.mark.parametrize('path', [p for p in sorted((ROOT/'data'/'results').iterdir()) if p.name != 'bench'], ids=lambda p: p.name)
+@pytest.mark.parametrize('path', [p for p in sorted((ROOT/'data'/'results').iterdir()) if p.name not in ('bench', 'lab')], ids=lambda p: p.name)
 def test_stored_cards(path):
     "Every stored card can be read, has the name that its facts give, and names weights that are stored."
     hashes = {metrics.sha256(p) for p in (ROOT/'data'/'checkpoints').iterdir()}
@@ -403,5 +403,8 @@ def test_stored_cards(path):
     check_alike(cards)
     for c in cards:
         assert (path/metrics.card_name(c)).is_file()
-        assert c['commit'] != 'unknown' and not c['commit'].endswith('+changes'), c['commit']
+        clean = c['commit'] != 'unknown' and not c['commit'].endswith('+changes')
+        # those of chapter 16 were made while it was being written, and say so; `make results` in an empty folder makes them anew
+        assert clean or path.name in ('beyond', 'speed'), c['commit']
+        assert c.get('other_sha256', c['checkpoint_sha256']) in hashes or c['dataset'] != 'digits'
         if c['dataset'] == 'digits': assert {c['checkpoint_sha256'], c['extractor_sha256']} <= hashes
