@@ -33,7 +33,7 @@ from .plotting import MARKERS, PALETTE, bare, mesh, panels, show, tile
 from .sampling import ancestral, clipped, ddim, heun, last, multistep, sample, seeded
 from .settings import settings
 
-# %% ../nbs/91_lab.ipynb #fbd1a08a
+# %% ../nbs/91_lab.ipynb #208404a3
 class Live:
     "A figure with controls: in a running notebook it follows them, elsewhere it stands still."
     def __init__(self,
@@ -46,7 +46,7 @@ class Live:
         self.update(**self.values())
         self.still = show(fig, alt)
         fig.set_layout_engine('none')  # the layout is settled; settling it again costs time
-        self.canvas, self.image, self.whole = FigureCanvasAgg(fig), None, None
+        self.canvas, self.whole = FigureCanvasAgg(fig), None
 
     def values(self): return {name: c.value for name, c in self.controls.items()}
 
@@ -55,8 +55,8 @@ class Live:
         self.update(**self.values())
         self.canvas.draw()
         out = io.BytesIO()
-        pixels = Image.fromarray(np.asarray(self.canvas.buffer_rgba()))
-        pixels.convert('RGB').save(out, format='png', compress_level=1)
+        pixels = Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert('RGB')
+        pixels.save(out, format='png', compress_level=1)
         return out.getvalue()
 
     def follow(self, _=None):
@@ -69,8 +69,8 @@ class Live:
         import ipywidgets
         if self.whole: return self.whole
         self.fig.set_dpi(80)
-        self.image = ipywidgets.Image(value=self.render(), layout={'max_width': '100%'})
-        self.says = ipywidgets.HTML()
+        self.image, self.says = ipywidgets.Image(layout={'max_width': '100%'}), ipywidgets.HTML()
+        self.follow()
         for control in self.controls.values(): control.observe(self.follow, 'value')
         self.whole = ipywidgets.VBox([*self.controls.values(), self.image, self.says])
         return self.whole
