@@ -7,12 +7,12 @@ __all__ = ['STUB', 'Live', 'slider', 'choose', 'clouds', 'guidance_lines', 'live
            'live_digits', 'live_cards', 'Verdict', 'mark', 'judge', 'settle', 'remember', 'recall', 'exercises',
            'restore', 'answers']
 
-# %% ../nbs/91_lab.ipynb #c559ee82
+# %% ../nbs/91_lab.ipynb #df6c238b
 import io
 import json
 import math
 import re
-from functools import partial
+from functools import cached_property, partial
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +33,7 @@ from .plotting import MARKERS, PALETTE, bare, mesh, panels, show, tile
 from .sampling import ancestral, clipped, ddim, heun, last, multistep, sample, seeded
 from .settings import settings
 
-# %% ../nbs/91_lab.ipynb #208404a3
+# %% ../nbs/91_lab.ipynb #61b18fb8
 class Live:
     "A figure with controls: in a running notebook it follows them, elsewhere it stands still."
     def __init__(self,
@@ -46,7 +46,7 @@ class Live:
         self.update(**self.values())
         self.still = show(fig, alt)
         fig.set_layout_engine('none')  # the layout is settled; settling it again costs time
-        self.canvas, self.whole = FigureCanvasAgg(fig), None
+        self.canvas = FigureCanvasAgg(fig)
 
     def values(self): return {name: c.value for name, c in self.controls.items()}
 
@@ -54,9 +54,8 @@ class Live:
         "The figure for the present values, as the bytes of a PNG."
         self.update(**self.values())
         self.canvas.draw()
-        out = io.BytesIO()
-        pixels = Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert('RGB')
-        pixels.save(out, format='png', compress_level=1)
+        out, pixels = io.BytesIO(), np.asarray(self.canvas.buffer_rgba())[..., :3]
+        Image.fromarray(pixels).save(out, format='png', compress_level=1)
         return out.getvalue()
 
     def follow(self, _=None):
@@ -64,21 +63,20 @@ class Live:
         try: self.image.value, self.says.value = self.render(), ''
         except Exception as e: self.says.value = escape(f'{type(e).__name__}: {e}')
 
+    @cached_property
     def box(self):
         "Controls above the picture, as one widget; the same one each time."
         import ipywidgets
-        if self.whole: return self.whole
         self.fig.set_dpi(80)
         self.image, self.says = ipywidgets.Image(layout={'max_width': '100%'}), ipywidgets.HTML()
         self.follow()
         for control in self.controls.values(): control.observe(self.follow, 'value')
-        self.whole = ipywidgets.VBox([*self.controls.values(), self.image, self.says])
-        return self.whole
+        return ipywidgets.VBox([*self.controls.values(), self.image, self.says])
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         bundle = {'text/plain': repr(self.still), 'text/html': self.still._repr_html_()}
         if 'IPKernelApp' not in getattr(get_ipython(), 'config', {}): return bundle
-        return bundle | self.box()._repr_mimebundle_()
+        return bundle | self.box._repr_mimebundle_()
 
     def __repr__(self): return repr(self.still)
 
