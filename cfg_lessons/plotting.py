@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'MARKERS', 'STYLE', 'panel', 'panels', 'Picture', 'palette_of', 'show', 'film', 'scatter', 'bare', 'mesh',
-           'shade', 'tile', 'pictures', 'Table', 'trade_off', 'smooth', 'curves', 'progress']
+           'shade', 'tile', 'pictures', 'Table', 'trade_off', 'smooth', 'curves', 'in_notebook', 'progress']
 
 # %% ../nbs/90_plotting.ipynb #14535fe2
 import base64
@@ -288,12 +288,16 @@ def curves(
     axes[1].legend(fontsize=7, ncols=1, loc='center left', bbox_to_anchor=(1, .5))
     return fig
 
-# %% ../nbs/90_plotting.ipynb #974bbef1
+# %% ../nbs/90_plotting.ipynb #05f07eea
+def in_notebook():
+    "Whether a running notebook listens, which can show what moves."
+    return 'IPKernelApp' in getattr(get_ipython(), 'config', {})
+
 def progress(
     steps,  # any iterable
     total=None,  # its length, if it has none of its own
     what='',  # a word to put before the bar
 ):
     "The iterable with a progress bar where somebody can watch: a notebook kernel or a terminal."
-    watched = sys.stderr.isatty() or 'IPKernelApp' in getattr(get_ipython(), 'config', {})
+    watched = sys.stderr.isatty() or in_notebook()
     return tqdm(steps, total=total, desc=what, leave=False, disable=not watched)

@@ -101,9 +101,11 @@ class ResBlock(nn.Module):
         else: h = self.out_layers(h + emb[:, :, None, None])
         return self.skip_connection(self.resample(x)) + h
 
-# %% ../nbs/10_unet.ipynb #8f8ffae1
+# %% ../nbs/10_unet.ipynb #671b8317
 class Attention(nn.Module):
     "Self-attention over all pixels, added to what passes through (ADM's AttentionBlock)."
+    look = staticmethod(F.scaled_dot_product_attention)  # (q, k, v) -> values, (B, heads, H*W, C)
+
     def __init__(self,
         channels,  # channels in and out
         heads,  # number of heads; divides channels
@@ -124,7 +126,7 @@ class Attention(nn.Module):
         qkv = F.linear(h, self.qkv.weight[:, :, 0], self.qkv.bias)
         split, which = ((3, self.heads, -1), 2) if self.new_order else ((self.heads, 3, -1), 3)
         q, k, v = (t.transpose(1, 2) for t in qkv.unflatten(2, split).unbind(which))
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        h = self.look(q, k, v).transpose(1, 2).flatten(2)
         h = F.linear(h, self.proj_out.weight[:, :, 0], self.proj_out.bias)
         return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
 

@@ -25,7 +25,8 @@ def build(out):
     ours = not out.exists() or out.is_dir() and (not any(out.iterdir()) or (out/'.buildinfo').is_file())
     if not ours: sys.exit(f'{out} holds something else than an earlier rendering of the book; name another folder.')
     notebooks = sorted(p for p in (ROOT/'nbs').glob('*.ipynb') if re.fullmatch(r'index|\d\d_\w+', p.stem))
-    with tempfile.TemporaryDirectory() as folder:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as folder:
         source, made = Path(folder)/'source', Path(folder)/'made'
         source.mkdir()
         shutil.copy(ROOT/'docs'/'conf.py', source)
@@ -36,7 +37,7 @@ def build(out):
         status = subprocess.call([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', str(source), str(made)])
         if not status:
             if out.exists(): shutil.rmtree(out)
-            shutil.move(made, out)
+            made.replace(out)
     return status
 
 

@@ -24,7 +24,7 @@ FLOORS |= dict(classifier_guidance={'diffusion', 'networks'}, classifier_free={'
 FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training'], {'diffusion'})
 FLOORS |= dict.fromkeys(['metrics', 'images'], {'diffusion', 'training'})  # training has the writer of whole files
 FLOORS |= dict(beyond={'diffusion', 'classifier_free', 'classifier_guidance', 'networks', 'unet'})
-FLOORS |= dict(lab={'diffusion', 'mixtures', 'sampling', 'classifier_free', 'classifier_guidance', 'metrics', 'plotting', 'settings'})
+FLOORS |= dict(lab={'diffusion', 'mixtures', 'sampling', 'classifier_free', 'classifier_guidance', 'metrics', 'plotting', 'settings', 'training'})
 FLOORS |= dict(tilting={'diffusion', 'classifier_free', 'classifier_guidance', 'sampling'})
 FLOORS |= dict(distributed={'diffusion', 'networks', 'sampling', 'training', 'images', 'metrics'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little

@@ -403,8 +403,6 @@ def test_stored_cards(path):
     check_alike(cards)
     for c in cards:
         assert (path/metrics.card_name(c)).is_file()
-        clean = c['commit'] != 'unknown' and not c['commit'].endswith('+changes')
-        # those of chapter 16 were made while it was being written, and say so; `make results` in an empty folder makes them anew
-        assert clean or path.name in ('beyond', 'speed'), c['commit']
+        assert c['commit'] != 'unknown' and not c['commit'].endswith('+changes'), c['commit']
         assert c.get('other_sha256', c['checkpoint_sha256']) in hashes or c['dataset'] != 'digits'
         if c['dataset'] == 'digits': assert {c['checkpoint_sha256'], c['extractor_sha256']} <= hashes
