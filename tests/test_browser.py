@@ -77,18 +77,21 @@ def run_all(page, notebook, patience=300):
     page.goto(page.address % notebook)
     page.wait_for_selector('.jp-NotebookPanel .jp-InputPrompt', timeout=120_000)
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
-    end, begun = time.time() + patience, False
+    end, idle = time.time() + patience, 0
+    wrong = lambda: page.eval_on_selector_all('.jp-OutputArea-output[data-mime-type*="error"], .jp-OutputArea-output[data-mime-type*="stderr"]', 'es => es.map(e => e.textContent)')
     while time.time() < end:
         if asks := page.query_selector('.jp-Dialog .jp-mod-accept'): asks.click()  # which kernel? the one it offers
-        elif not begun:
+        prompts = page.eval_on_selector_all('.jp-CodeCell .jp-InputPrompt', 'es => es.map(e => e.textContent)')
+        if all(re.search(r'\d', p) for p in prompts): return wrong()
+        waits = any('*' in p for p in prompts) or not page.query_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        idle = 0 if waits else idle + 1
+        if idle == 3:  # not sooner: a kernel says that it is idle, connects once more, and forgets what it was asked
+            if page.query_selector('.jp-CodeCell .jp-OutputArea-output[data-mime-type*="error"]'): return wrong()
             page.click('.lm-MenuBar-itemLabel:text-is("Run")')
             page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
-        time.sleep(2)
-        prompts = page.eval_on_selector_all('.jp-Notebook .jp-InputPrompt', 'es => es.map(e => e.textContent)')
-        begun = begun or any('*' in p or re.search(r'\d', p) for p in prompts)
-        if begun and not any('*' in p for p in prompts): break
-    else: pytest.fail(f'{notebook} was still running after {patience} s')
-    return page.eval_on_selector_all('.jp-OutputArea-output[data-mime-type*="error"], .jp-OutputArea-output[data-mime-type*="stderr"]', 'es => es.map(e => e.textContent)')
+            idle = 0
+        time.sleep(1)
+    pytest.fail(f'{notebook} was still running after {patience} s')
 
 def look(page, picture):
     "What is seen in the picture now: its source, which changes with every new PNG."
