@@ -81,9 +81,9 @@ def run_all(page, notebook, patience=300):
     wrong = lambda: page.eval_on_selector_all('.jp-OutputArea-output[data-mime-type*="error"], .jp-OutputArea-output[data-mime-type*="stderr"]', 'es => es.map(e => e.textContent)')
     while time.time() < end:
         if asks := page.query_selector('.jp-Dialog .jp-mod-accept'): asks.click()  # which kernel? the one it offers
-        prompts = page.eval_on_selector_all('.jp-CodeCell .jp-InputPrompt', 'es => es.map(e => e.textContent)')
-        if all(re.search(r'\d', p) for p in prompts): return wrong()
+        prompts = page.eval_on_selector_all('.jp-CodeCell .jp-InputArea .jp-InputPrompt', 'es => es.map(e => e.textContent)')
         waits = any('*' in p for p in prompts) or not page.query_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        if not waits and all(re.search(r'\d', p) for p in prompts): return wrong()  # of cells that are not folded
         idle = 0 if waits else idle + 1
         if idle == 3:  # not sooner: a kernel says that it is idle, connects once more, and forgets what it was asked
             if page.query_selector('.jp-CodeCell .jp-OutputArea-output[data-mime-type*="error"]'): return wrong()
