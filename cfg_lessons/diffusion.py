@@ -11,7 +11,7 @@ import math
 
 import torch
 
-# %% ../nbs/01_diffusion.ipynb #d9174ddd
+# %% ../nbs/01_diffusion.ipynb #7f3baf6a
 def alpha_sigma(
     logsnr,  # log signal-to-noise ratio, (B,)
     like,  # a tensor whose first axis is the batch, (B, ...)
@@ -20,7 +20,7 @@ def alpha_sigma(
 
     alpha^2 = sigmoid(logsnr), sigma^2 = sigmoid(-logsnr); Ho & Salimans 2022, section 2. They come
     in the precision of `like`. Raises ValueError if `logsnr` does not have one entry an example, or
-    if `like` holds whole numbers or is float16, in which alpha is zero at log-SNR -20."""
+    if `like` holds whole numbers or is float16, in which alpha squared is zero at log-SNR -20."""
     if not like.is_floating_point() or like.dtype == torch.float16:
         raise ValueError(f'These examples are {like.dtype}; turn them into float32 (or bfloat16) '
                          'first.')

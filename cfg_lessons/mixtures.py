@@ -115,14 +115,14 @@ def rings(
     return mixture(torch.cat([m for m, _ in parts]), torch.cat([c for _, c in parts]), label,
                    weight=torch.tensor(radii).repeat_interleave(pieces))
 
-# %% ../nbs/02_mixtures.ipynb #fdf2fb1f
+# %% ../nbs/02_mixtures.ipynb #c9d09bfe
 def tree(
     depth=5,  # how often a branch forks
     fork=.5,  # angle between a branch and each of its children, in radians
     shrink=.72,  # length and width of a child, relative to its parent
 ):
     """Two classes, each a tree that forks into ever thinner branches, growing up and to the side
-    from the origin."""
+    from a foot below the origin."""
     start, end, width, weight, label = [], [], [], [], []
     def grow(at, angle, length, thick, share, level, c):
         tip = (at[0] + length*math.cos(angle), at[1] + length*math.sin(angle))

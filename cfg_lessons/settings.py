@@ -11,13 +11,13 @@ from configparser import ConfigParser, Error as ConfigError
 from pathlib import Path
 from typing import NamedTuple
 
-# %% ../nbs/92_settings.ipynb #9c95f2b3
+# %% ../nbs/92_settings.ipynb #b03f6c3c
 class Settings(NamedTuple):
     "What the reader chose in `settings.ini`; see the comments in that file."
     data: Path  # folder of prepared sets, reference tables and checkpoints
     runs: Path  # folder that trainings and generated images are written to
     device: str  # "cpu", "cuda", "cuda:1" or "mps"; never "auto", which is resolved on reading
-    seed: int  # the seed that every chapter starts from
+    seed: int  # the seed that trainings start from
     profile: str  # "quick" or "full"
     inception: Path | None = None  # torch-fidelity's Inception weights; None if you have none
 
