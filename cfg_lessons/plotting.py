@@ -6,10 +6,11 @@
 __all__ = ['PALETTE', 'MARKERS', 'STYLE', 'INKS', 'panel', 'panels', 'Picture', 'palette_of', 'show', 'film', 'scatter', 'bare',
            'mesh', 'shade', 'tile', 'pictures', 'Table', 'trade_off', 'smooth', 'curves', 'in_notebook', 'progress']
 
-# %% ../nbs/90_plotting.ipynb #40fe2341
+# %% ../nbs/90_plotting.ipynb #3459b4d6
 import base64
 import html
 import io
+import re
 import sys
 
 import matplotlib.pyplot as plt
@@ -70,7 +71,7 @@ class Picture:
 
     def __repr__(self): return f'Figure: {self.alt}'
 
-# %% ../nbs/90_plotting.ipynb #dcd73677
+# %% ../nbs/90_plotting.ipynb #650738c2
 INKS = ('#000000', '#444444', '#888888')
 
 def palette_of(
@@ -80,10 +81,10 @@ def palette_of(
     """Its n best colours as a palette picture: `PALETTE` and inks, what else it needs most, and
     nearly white made white: paper has to stay paper."""
     kept = (to_rgba_array([*PALETTE, *INKS])[:, :3]*255).round().astype(int)
-    few = image.quantize(n - len(kept))
+    few = image.quantize(n if image.getcolors(n) else n - len(kept))
     colors = np.array(few.getpalette()).reshape(-1, 3)
     colors[(colors >= 244).all(1)] = 255
-    few.putpalette(np.concatenate([colors, kept]).flatten().tolist())
+    few.putpalette(np.concatenate([colors, kept])[:n].flatten().tolist())
     return few
 
 def show(
@@ -204,7 +205,7 @@ def pictures(
     ax.set_anchor('N')  # else a title above may not find room
     ax.set_axis_off()
 
-# %% ../nbs/90_plotting.ipynb #b1e9f5e6
+# %% ../nbs/90_plotting.ipynb #b6fe5654
 class Table:
     """Rows under a header, displayed as a Markdown table; numbers are rounded to `digits`
     significant ones."""
@@ -224,7 +225,11 @@ class Table:
         return f'{value:.{self.digits}g}' if isinstance(value, float) else str(value)
 
     def _repr_markdown_(self):
-        lines = [self.header, ['---'] + ['---:']*(len(self.header) - 1), *self.rows]
+        sides = ['---']
+        for column in list(zip(self.header, *self.rows))[1:]:  # numbers stand to the right
+            numbers = sum(bool(re.match(r'[+−-]?[\d.]', entry)) for entry in column[1:])
+            sides.append('---:' if 2*numbers > len(self.rows) else '---')
+        lines = [self.header, sides, *self.rows]
         return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
     def __repr__(self): return '\n'.join('  '.join(line) for line in [self.header, *self.rows])
