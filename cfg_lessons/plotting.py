@@ -205,7 +205,7 @@ def pictures(
     ax.set_anchor('N')  # else a title above may not find room
     ax.set_axis_off()
 
-# %% ../nbs/90_plotting.ipynb #b6fe5654
+# %% ../nbs/90_plotting.ipynb #8eab35d7
 class Table:
     """Rows under a header, displayed as a Markdown table; numbers are rounded to `digits`
     significant ones."""
@@ -229,8 +229,8 @@ class Table:
         for column in list(zip(self.header, *self.rows))[1:]:  # numbers stand to the right
             numbers = sum(bool(re.match(r'[+−-]?[\d.]', entry)) for entry in column[1:])
             sides.append('---:' if 2*numbers > len(self.rows) else '---')
-        lines = [self.header, sides, *self.rows]
-        return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+        text = [[v.replace('|', r'\|') for v in line] for line in (self.header, *self.rows)]
+        return '\n'.join('| ' + ' | '.join(line) + ' |' for line in (text[0], sides, *text[1:]))
 
     def __repr__(self): return '\n'.join('  '.join(line) for line in [self.header, *self.rows])
 

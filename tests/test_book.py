@@ -170,6 +170,16 @@ def test_outputs(path):
 
 
 @each_notebook
+def test_tables_have_columns(path):
+    "Each line of a table, printed or written, has as many cells as its header: a bar inside a cell is escaped."
+    for c in cells(path):
+        texts = [source(c)] if c['cell_type'] == 'markdown' else [''.join(o.get('data', {}).get('text/markdown', '')) for o in c.get('outputs', [])]
+        for table in re.findall(r'(?:^\|.*\n?)+', '\n'.join(texts), re.M):
+            bars = {len(re.findall(r'(?<!\\)\|', re.sub(r'\$[^$]*\$|`[^`]*`', '', line))) for line in table.splitlines()}
+            assert len(bars) == 1, f'{path.name}: {table[:200]}'
+
+
+@each_notebook
 def test_pictures_have_words(path):
     for c in cells(path):
         for o in c.get('outputs', []):
