@@ -205,7 +205,7 @@ def pictures(
     ax.set_anchor('N')  # else a title above may not find room
     ax.set_axis_off()
 
-# %% ../nbs/90_plotting.ipynb #8eab35d7
+# %% ../nbs/90_plotting.ipynb #aea61077
 class Table:
     """Rows under a header, displayed as a Markdown table; numbers are rounded to `digits`
     significant ones."""
@@ -214,8 +214,8 @@ class Table:
         rows,  # one sequence of numbers and strings a row
         digits=3,  # significant digits of floats
     ):
-        self.header, self.digits = list(header), digits
-        self.rows = [[self.cell(v) for v in row] for row in rows]
+        self.digits = digits
+        self.header, *self.rows = [[self.cell(v) for v in row] for row in (header, *rows)]
 
     def cell(self,
         value,  # one entry

@@ -162,6 +162,7 @@ def test_outputs(path):
     code = [c for c in cells(path) if source(c).strip()]
     for c in code:
         for o in c.get('outputs', []):
+            assert o['output_type'] not in ('execute_result', 'display_data') or o['data'], f'{path.name}: cell {c["id"]} shows nothing; its result fails at being displayed'
             assert o['output_type'] != 'error', f'{path.name}: stored error in cell {c["id"]}: {o.get("evalue")}'
             assert o.get('name') != 'stderr', f'{path.name}: stored stderr in cell {c["id"]}; run make outputs'
     assert any(c.get('outputs') for c in code), f'{path.name} has no stored outputs; run make outputs'
