@@ -285,16 +285,15 @@ class Verdict(NamedTuple):
 
     def __repr__(self): return f'{self.state}: {self.sentence}'
 
-# %% ../nbs/91_lab.ipynb #a8e336e4
+# %% ../nbs/91_lab.ipynb #172848c0
 def holds_nan(
     value,  # anything
 ):
     "Whether it is, or a list or an array in it holds, what is not a number."
     if isinstance(value, (tuple, list)): return any(map(holds_nan, value))
     if isinstance(value, torch.Tensor): return bool(value.isnan().any())
-    if isinstance(value, (float, complex, np.ndarray)) and np.asarray(value).dtype.kind in 'fc':
-        return bool(np.isnan(value).any())
-    return False
+    if not isinstance(value, (float, complex, np.ndarray, np.generic)): return False
+    return np.asarray(value).dtype.kind in 'fc' and bool(np.isnan(value).any())
 
 def listened(
     answer,  # a function or anything else

@@ -72,21 +72,24 @@ def page(tmp_path_factory, browser):
         server.terminate()
         server.wait(30)
 
+def errors_of(page):
+    "The texts of errors and warnings that stand below the cells."
+    return page.eval_on_selector_all('.jp-OutputArea-output[data-mime-type*="error"], .jp-OutputArea-output[data-mime-type*="stderr"]', 'es => es.map(e => e.textContent)')
+
 def run_all(page, notebook, patience=300):
     "Open a notebook, run all its cells, wait until none is waiting, and return the texts of errors."
     page.goto(page.address % notebook)
     page.wait_for_selector('.jp-NotebookPanel .jp-InputPrompt', timeout=120_000)
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
     end, idle = time.time() + patience, 0
-    wrong = lambda: page.eval_on_selector_all('.jp-OutputArea-output[data-mime-type*="error"], .jp-OutputArea-output[data-mime-type*="stderr"]', 'es => es.map(e => e.textContent)')
     while time.time() < end:
         if asks := page.query_selector('.jp-Dialog .jp-mod-accept'): asks.click()  # which kernel? the one it offers
         prompts = page.eval_on_selector_all('.jp-CodeCell .jp-InputArea .jp-InputPrompt', 'es => es.map(e => e.textContent)')
         waits = any('*' in p for p in prompts) or not page.query_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-        if not waits and all(re.search(r'\d', p) for p in prompts): return wrong()  # of cells that are not folded
+        if not waits and all(re.search(r'\d', p) for p in prompts): return errors_of(page)  # of cells that are not folded
         idle = 0 if waits else idle + 1
         if idle == 3:  # not sooner: a kernel says that it is idle, connects once more, and forgets what it was asked
-            if page.query_selector('.jp-CodeCell .jp-OutputArea-output[data-mime-type*="error"]'): return wrong()
+            if errors := errors_of(page): return errors
             page.click('.lm-MenuBar-itemLabel:text-is("Run")')
             page.click('.lm-Menu-itemLabel:text-is("Run All Cells")')
             idle = 0
@@ -118,7 +121,7 @@ def test_every_moving_picture_follows_its_controls_without_an_error(page):
                 control.focus()
                 for _ in range(8): page.keyboard.press('ArrowRight')
             page.wait_for_function('([e, before]) => e.src != before', arg=[picture, before], timeout=20_000)
-    assert not page.query_selector_all('.jp-OutputArea-output[data-mime-type*="error"], .jp-OutputArea-output[data-mime-type*="stderr"]')
+    assert not errors_of(page)
 
 def test_a_quick_hand_does_not_build_a_queue(page):
     "After many quick movements the picture is the last one's, and soon."
