@@ -112,10 +112,12 @@ def heun(
     logsnr_next,  # where to go, (B,)
     label,  # classes or NULL, (B,)
 ):
-    "One deterministic second-order step, two evaluations (Karras et al. 2022, Algorithm 1)."
-    eps = denoiser(z, logsnr, label)
-    z_next = move(z, logsnr, logsnr_next, eps)
-    return move(z, logsnr, logsnr_next, (eps + denoiser(z_next, logsnr_next, label))/2)
+    """One deterministic second-order step, two evaluations: Heun's method, as Karras et al. 2022,
+    Algorithm 1, with the mean of two predictions of x in the place of that of two slopes."""
+    x_hat = predict_x(z, logsnr, denoiser(z, logsnr, label))
+    z_next = move(z, logsnr, logsnr_next, predict_eps(z, logsnr, x_hat))
+    x_next = predict_x(z_next, logsnr_next, denoiser(z_next, logsnr_next, label))
+    return move(z, logsnr, logsnr_next, predict_eps(z, logsnr, (x_hat + x_next)/2))
 
 # %% ../nbs/03_sampling.ipynb #11024be3
 @torch.no_grad()
