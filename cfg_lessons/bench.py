@@ -9,7 +9,7 @@ __all__ = ['MIDDLING', 'SWITCHES', 'COMPILED', 'PRECISIONS', 'BENCHES', 'clock_o
            'training_makers', 'engine_step', 'option_makers', 'free', 'diffusers_sampler', 'lucidrains_sampler',
            'sampler_cases', 'twins', 'probe', 'some', 'apart', 'compare', 'tables_apart', 'flops', 'matrix_rate',
            'guided_run', 'alone', 'largest', 'gpu_training', 'gpu_sampling', 'patterns', 'engine_run', 'gpu_losses',
-           'gpu_resume', 'cpu_bench', 'twin_bench', 'gpu_bench', 'table', 'facts_of', 'main', 'said']
+           'gpu_resume', 'cpu_bench', 'twin_bench', 'gpu_bench', 'table', 'facts_of', 'failed', 'main', 'said']
 
 # %% ../nbs/94_bench.ipynb #ad859f88
 import argparse
@@ -30,13 +30,14 @@ from pathlib import Path
 from statistics import median, quantiles
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from .classifier_free import classifier_free
 from .diffusion import NULL, cosine
-from .distributed import (Careful, Engine, Plan, World, adamw, checkpoints, equipped,
-                                     in_parts, keep_training, or_nan, read_log)
+from .checkpoints import checkpoints, read_tensors
+from .engine import TrainConfig, TrainState, fit
+from .logs import read_log
+from .parallel import microbatched, parallelize
 from .metrics import stamp
 from .networks import cosine_step, in_bf16
 from .sampling import ancestral, clipped, ddim, heun, last, multistep, sample
@@ -348,24 +349,24 @@ def training_makers(
 # %% ../nbs/94_bench.ipynb #8e4ea358
 SWITCHES = {'nothing': {}, 'channels_last': dict(channels_last=True), 'bf16': dict(bf16=True),
             'bf16, channels_last': dict(bf16=True, channels_last=True),
-            'parts = 4': dict(parts=4), 'recompute': dict(recompute=True)}
-COMPILED = {'compiled': dict(compiled=True),
-            'bf16, channels_last, compiled': dict(bf16=True, channels_last=True, compiled=True)}
+            'microbatch of a quarter': dict(microbatch=4),
+            'activation_checkpointing': dict(activation_checkpointing=True)}
+COMPILED = {'compile': dict(compile=True),
+            'bf16, channels_last, compile': dict(bf16=True, channels_last=True, compile=True)}
 
 def engine_step(
-    plan,  # a Plan
+    how,  # a TrainConfig
     config,  # a UNetConfig with a row for NULL
     device='cpu',  # where
 ):
     "A function that takes one step of training as chapter 12's engine does, and returns the loss."
-    layout = torch.channels_last if plan.channels_last else torch.contiguous_format
-    batch = made_up(config, plan.batch_size, device, layout)
-    net = UNet(config).to(device=device, memory_format=layout)
-    ready = equipped(net, plan, World(device=device))
-    opt = Careful(adamw(net, plan), plan.clip)
-    denoiser = in_bf16(ready) if plan.bf16 else ready
-    def loss(x, label): return or_nan(denoising_loss(denoiser, cosine, x, label))
-    return training_step(in_parts(loss, plan.parts, ready), net, opt, *batch)
+    layout = torch.channels_last if how.channels_last else torch.contiguous_format
+    batch = made_up(config, how.batch_size, device, layout)
+    state = TrainState(UNet(config).to(device), how)
+    model = parallelize(state.net, how)
+    denoiser = in_bf16(model) if how.bf16 else model
+    def loss(x, label): return denoising_loss(denoiser, cosine, x, label)
+    return training_step(partial(microbatched(loss, model, how), 0), state.net, state.opt, *batch)
 
 def option_makers(
     config,  # a UNetConfig with a row for NULL
@@ -375,7 +376,8 @@ def option_makers(
     compiled=False,  # also compile; minutes
 ):
     "Makers of steps with one switch turned after the other, name -> a function that makes a step."
-    return {name: partial(engine_step, Plan(steps=1, batch_size=batch, **on), config, device)
+    def how(on): return TrainConfig(1, batch, **on | {k: batch//4 for k in on if k == 'microbatch'})
+    return {name: partial(engine_step, how(on), config, device)
             for name, on in (SWITCHES | COMPILED if compiled else SWITCHES).items()}
 
 # %% ../nbs/94_bench.ipynb #9e6b0621
@@ -565,7 +567,10 @@ def alone(
     cuda = str(device).startswith('cuda')
     if cuda: torch.cuda.empty_cache(), torch.cuda.reset_peak_memory_stats()
     try: seconds = rounds({'it': make()}, repeats, clock_of(device))['it']
-    except torch.cuda.OutOfMemoryError: return None, None
+    except torch.OutOfMemoryError: return None, None
+    except RuntimeError as e:  # one way that does not work here must not end the others
+        failed(getattr(make, 'args', make), e)
+        return None, None
     return seconds, torch.cuda.max_memory_allocated() if cuda else 0
 
 def largest(
@@ -647,14 +652,13 @@ def engine_run(
     folder,  # for its checkpoints and log
     config,  # a UNetConfig with a row for NULL
     device,  # where
-    plan,  # a Plan
+    how,  # a TrainConfig
 ):
     "Train by the engine, on smooth patterns: the losses in its log."
     torch.manual_seed(0)
-    engine = Engine(folder, UNet(config).to(device), plan, World(device=device))
     def loss(denoiser, x, label, note):
         return denoising_loss(denoiser, cosine, x, label, .1, note=note)
-    keep_training(engine, loss, patterns(config))
+    fit(folder, UNet(config).to(device), loss, patterns(config), how)
     return [line['loss'] for line in read_log(folder)]
 
 # %% ../nbs/94_bench.ipynb #02f6c3c4
@@ -672,8 +676,8 @@ def gpu_losses(
     cuda, found = str(device).startswith('cuda'), {}
     for name, on in (PRECISIONS | COMPILED if cuda else PRECISIONS).items():
         with tempfile.TemporaryDirectory() as folder:
-            plan = Plan(steps, batch, 3e-4, warm=20, log_every=steps//10, save_every=steps, **on)
-            losses = engine_run(folder, config, device, plan)
+            how = TrainConfig(steps, batch, lr=3e-4, warmup_steps=20, log_every=steps//10, **on)
+            losses = engine_run(folder, config, device, how)
         wanted = found['float32']['losses'] if found else losses
         apart = max(abs(a - b)/b for a, b in zip(losses, wanted))
         found[name] = dict(first=losses[0], last=losses[-1], apart=apart, losses=losses)
@@ -688,11 +692,12 @@ def gpu_resume(
 ):
     "Facts of a card: how far a stopped and resumed run ends from a straight one, and a second one."
     with tempfile.TemporaryDirectory() as folder:
-        plan, load = Plan(steps, batch, 3e-4, warm=20, bf16=True), safetensors.torch.load_file
+        how = TrainConfig(steps, batch, lr=3e-4, warmup_steps=20, bf16=True)
         def run(name, *ends):
-            path = Path(folder)/name
-            for end in ends: engine_run(path, config, device, replace(plan, steps=end))
-            return load(checkpoints(path)[0]/'net.safetensors')
+            path, weights = Path(folder)/name, UNet(config).state_dict()
+            for end in ends: engine_run(path, config, device, replace(how, steps=end))
+            read_tensors(checkpoints(path)[0], {f'net.{k}': t for k, t in weights.items()})
+            return weights
         straight = run('straight', steps)
         def far(other): return max(apart(straight[k].float(), other[k].float()) for k in straight)
         cases = {'the same again': far(run('again', steps)),
@@ -737,16 +742,16 @@ def gpu_bench(
     module,  # of guided-diffusion, or None
     repeats,  # rounds
 ):
-    "The comparisons on a graphics card: the facts of its cards."
+    "The comparisons on a GPU: functions that return the facts of a card, and their networks."
     shapes = {'ADM64': (replace(ADM64, dropout=0.), 64), 'ADM128': (ADM128, 32)}
     if what == 'engine':
-        yield dict(what='MIDDLING') | gpu_losses(MIDDLING, 64)
-        yield dict(what='MIDDLING') | gpu_resume(MIDDLING, 64)
-        yield dict(what='ADM64') | gpu_training(*shapes['ADM64'], repeats=repeats,
-                                                makers=option_makers)
+        yield partial(gpu_losses, MIDDLING, 64), 'MIDDLING'
+        yield partial(gpu_resume, MIDDLING, 64), 'MIDDLING'
+        options = partial(gpu_training, repeats=repeats, makers=option_makers)
+        yield partial(options, *shapes['ADM64']), 'ADM64'
         return
     for bench in (gpu_training, gpu_sampling):
-        yield dict(what=what) | bench(*shapes[what], 'cuda', module, repeats)
+        yield partial(bench, *shapes[what], 'cuda', module, repeats), what
 
 # %% ../nbs/94_bench.ipynb #20e0054f
 def table(
@@ -768,17 +773,29 @@ def facts_of(
     bench,  # one of BENCHES
     asked,  # the options of the command: checkout, repeats, compiled
 ):
-    "Run one bench: the facts of each of its cards. Raises ValueError if it lacks what it needs."
+    """Run one bench: the facts of each of its cards, one after the other; what fails on a GPU is
+    said, and the rest goes on. Raises ValueError if it lacks what it needs."""
     module = checkout(asked.checkout) if asked.checkout else None
     if bench == 'twin':
         if not module: raise ValueError('twin needs --checkout, a checkout of guided-diffusion.')
-        return [twin_bench(asked.checkout)]
+        yield twin_bench(asked.checkout)
+        return
     if bench in ('ADM64', 'ADM128', 'engine'):
         if not torch.cuda.is_available(): raise ValueError(f'{bench} needs a graphics card (CUDA).')
-        return gpu_bench(bench, module, asked.repeats)
+        for run, what in gpu_bench(bench, module, asked.repeats):
+            try: yield dict(what=what) | run()
+            except (RuntimeError, ValueError, OSError) as e: failed(what, e)
+        return
     if bench == 'samplers' and not in_reach('diffusers'):
         raise ValueError("samplers needs the others to compare with: pip install '.[bench]'.")
-    return [cpu_bench(bench, module, asked.repeats, asked.compiled)]
+    yield cpu_bench(bench, module, asked.repeats, asked.compiled)
+
+def failed(
+    what,  # which part of a bench
+    e,  # its error
+):
+    "Say in a line that a part has failed."
+    sys.stderr.write(f'{what} failed: {(str(e) or type(e).__name__).splitlines()[0]}\n')
 
 # %% ../nbs/94_bench.ipynb #45514dc9
 def main(

@@ -6,12 +6,12 @@
 __all__ = ['CROPS', 'ENDINGS', 'WHOLE', 'FAST', 'SHORT', 'RECIPES', 'CHOICES', 'CARDS', 'STEPS', 'REHEARSED', 'NAMES',
            'cfg_prepare', 'cfg_train', 'cfg_generate', 'cfg_evaluate', 'cfg_cost', 'cfg_rehearse', 'dhariwal', 'shares',
            'area', 'decoded', 'Place', 'bytes_of', 'named', 'found_in', 'in_folders', 'in_archives', 'prepare_some',
-           'end_with_parent', 'prepare', 'worked', 'seal', 'names_by', 'leave_out', 'finished', 'variant', 'Recipe',
-           'cost', 'recipe_named', 'train_recipe', 'planned', 'check_set', 'loss_of', 'annealed', 'levels_of', 'draw',
-           'seen_on_the_way', 'Source', 'source_of', 'quick_of', 'run_of', 'guided_by', 'labels_of', 'check_others',
-           'shared_table', 'generate_samples', 'step_of', 'check_wishes', 'weights_in', 'fastest', 'OwnFeatures',
-           'own_features', 'extractor_for', 'reference_for', 'dataset_name', 'evaluate_samples', 'rehearse', 'gallery',
-           'command', 'told', 'main']
+           'end_with_parent', 'prepare', 'begin', 'read_notes', 'worked', 'seal', 'names_by', 'leave_out', 'finished',
+           'variant', 'Recipe', 'cost', 'recipe_named', 'train_recipe', 'peak_of', 'planned', 'check_set', 'loss_of',
+           'annealed', 'levels_of', 'draw', 'seen_on_the_way', 'Source', 'source_of', 'quick_of', 'run_of', 'guided_by',
+           'labels_of', 'check_others', 'shared_table', 'generate_samples', 'step_of', 'check_wishes', 'weights_in',
+           'OwnFeatures', 'own_features', 'extractor_for', 'reference_for', 'dataset_name', 'evaluate_samples',
+           'rehearse', 'gallery', 'command', 'told', 'main']
 
 # %% ../nbs/13_imagenet.ipynb #5d636d48
 import hashlib
@@ -24,12 +24,12 @@ import tarfile
 import threading
 import warnings
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from statistics import median
+from shutil import disk_usage
 from typing import NamedTuple
 
 import numpy as np
@@ -37,17 +37,20 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from .bench import clock_of, flops, made_up, rounds
-from .classifier_free import classifier_free, doubled, extrapolate, unconditional
+from .bench import flops
+from .checkpoints import (check_settings, check_whole, locked, open_checkpoint,
+                                     read_tensors)
+from .classifier_free import classifier_free, extrapolate, unconditional
 from .classifier_guidance import classification_loss, classifier_guided
 from .diffusion import NULL, cosine
-from .distributed import (Engine, Plan, World, agree, album, alone_in, begin, check_whole,
-                                     checkpoints, fault, joined, keep_training)
-from .distributed import generate as fill_folder
+from .engine import TrainConfig, fit
+from .generation import generate
 from .images import (KINDS, batches, from_uint8, hues_of, open_images, scenes,
                                 side_by_side)
+from .logs import sample_grid
 from .metrics import (Extractor, evaluate, load_reference, make_reference, register,
                                  save_reference, sha256, stamp, write_card)
+from .parallel import process_group
 from .sampling import ancestral, clipped, ddim, heun, last, sample
 from .settings import resolve_device
 from .training import denoising_loss, load, save, train, warmup, whole_file
@@ -252,7 +255,7 @@ def prepare(
     asked = dict(shape=[3, size, size], n=len(places), crop=crop,
                  names=hashlib.sha256(names).hexdigest())
     if (out/'notes.json').exists(): return finished(out, asked)
-    with alone_in(out, World()):
+    with locked(out):
         rows = [] if (out/'kept.json').exists() else begin(out, asked, labels)
         there = np.load(out/'there.npy', mmap_mode='r+')
         with open(out/'odd.jsonl', 'a') as report:
@@ -262,6 +265,50 @@ def prepare(
                 there[done] = True
                 there.flush()
         return seal(out, asked, places, names_by(source, wnids), skip_unreadable)
+
+# %% ../nbs/13_imagenet.ipynb #b3d1f0a7
+def begin(
+    out,  # the folder of the set
+    asked,  # what is asked for
+    labels,  # the class of every picture, (N,)
+):
+    """Make the arrays of a set, last the one that says which pictures are there, or check that the
+    work in the folder is this; return the numbers of the pictures that are missing."""
+    path, shape = out/'asked.json', (len(labels), *asked['shape'])
+    if path.exists(): check_settings(read_notes(path), asked, (), out)
+    elif any(out.glob('*.npy')):
+        raise ValueError(f'{out} holds pictures already; give another folder.')
+    if path.exists() and (out/'there.npy').exists():
+        try: x, there = (np.load(out/f'{k}.npy', mmap_mode='r') for k in ('images', 'there'))
+        except (OSError, ValueError) as e:
+            raise ValueError(f'{out} is damaged ({e}); remove it and begin again.') from None
+        if x.shape != shape or there.shape != labels.shape:
+            raise ValueError(f'{out} is damaged (arrays of another size); remove it and begin '
+                             'again.')
+        return np.flatnonzero(~there)
+    size = float(np.prod(shape, dtype=float))
+    if size > disk_usage(out).free:
+        raise OSError(f'There is no room for {out/"images.npy"}, which needs {size/1e9:,.1f} GB.')
+    with whole_file(path) as f: f.write(json.dumps(asked, indent=1).encode())
+    try:
+        np.lib.format.open_memmap(out/'images.npy', 'w+', np.uint8, shape).flush()
+        with open(out/'images.npy', 'r+b') as f:  # claim the space now, not at the last picture
+            if hasattr(os, 'posix_fallocate'): os.posix_fallocate(f.fileno(), 0, f.seek(0, 2))
+    except OSError as e:
+        (out/'images.npy').unlink(missing_ok=True)
+        raise OSError(f'There is no room for {out/"images.npy"}: {e}.') from None
+    for name, array in [('labels', np.int64(labels)), ('there', np.zeros(len(labels), bool))]:
+        with whole_file(out/f'{name}.npy') as f: np.save(f, array)
+    return np.arange(len(labels))
+
+def read_notes(
+    path,  # a JSON file
+):
+    "The dict in it. Raises ValueError, in one sentence, if there is none."
+    try: notes = json.loads(path.read_text())
+    except (ValueError, RecursionError) as e: raise ValueError(f'{path} is damaged: {e}.') from None
+    if not isinstance(notes, dict): raise ValueError(f'{path} is damaged: no settings in it.')
+    return notes
 
 # %% ../nbs/13_imagenet.ipynb #3559c5fb
 def worked(
@@ -363,7 +410,7 @@ def finished(
 ):
     "Its notes. Raises ValueError if it is another set."
     if not (out/'asked.json').exists(): raise ValueError(f'{out} holds pictures of another origin.')
-    agree(out/'asked.json', asked, words='holds another set')
+    check_settings(read_notes(out/'asked.json'), asked, (), out)
     return open_images(out)[2]
 
 WHOLE = 'ImageNet 2012, the whole training set'
@@ -386,36 +433,37 @@ def variant(
 class Recipe:
     "What to train, how, and how to sample from it."
     config: UNetConfig  # the shape of the network
-    plan: Plan  # how to train it
+    train: TrainConfig  # how to train it
     make: type = UNet  # or UNetClassifier
     p_uncond: float = .1  # how often the label is dropped
     T: int = 256  # steps of sampling
     mix: float = .3  # the paper's v
     anneal: bool = False  # whether the learning rate falls to zero in a straight line
 
-FAST = dict(bf16=True, channels_last=True, compiled=True)
-SHORT = dict(warm=50, decay=.995, save_every=200, log_every=20)
+FAST = dict(bf16=True, channels_last=True, compile=True)
+SHORT = dict(warmup_steps=50, ema_decay=(.995,), save_every=200, log_every=20)
 RECIPES = dict(
-    imagenet64=Recipe(ADM64, Plan(400_000, 2048, 3e-4, **FAST)),
-    imagenet128=Recipe(ADM128, Plan(2_700_000, 256, 1e-4, **FAST), mix=.2),
-    classifier64=Recipe(CLASSIFIER64, Plan(300_000, 1024, 6e-4, weight_decay=.2, **FAST),
+    imagenet64=Recipe(ADM64, TrainConfig(400_000, 2048, 64, 3e-4, **FAST)),
+    imagenet128=Recipe(ADM128, TrainConfig(2_700_000, 256, 32, 1e-4, **FAST), mix=.2),
+    classifier64=Recipe(CLASSIFIER64, TrainConfig(300_000, 1024, 64, 6e-4, weight_decay=.2, **FAST),
                         UNetClassifier, p_uncond=0.),
-    classifier128=Recipe(CLASSIFIER128, Plan(300_000, 256, 3e-4, weight_decay=.05, **FAST),
+    classifier128=Recipe(CLASSIFIER128,
+                         TrainConfig(300_000, 256, 32, 3e-4, weight_decay=.05, **FAST),
                          UNetClassifier, p_uncond=0., anneal=True),
     small=Recipe(UNetConfig(width=128, blocks=2, attention=(16, 8), dropout=.1),
-                 Plan(250_000, 512, 3e-4, **FAST)),
-    digits=Recipe(DIGITS, Plan(2500, 128, 2e-3, flip=False, **SHORT), p_uncond=.1, T=32),
+                 TrainConfig(250_000, 512, 64, 3e-4, **FAST)),
+    digits=Recipe(DIGITS, TrainConfig(2500, 128, lr=2e-3, flip=False, **SHORT), p_uncond=.1, T=32),
     rehearsal=Recipe(UNetConfig(side=16, width=32, mults=(1, 1, 2), blocks=1, attention=(8,),
                                 head_width=32, num_classes=8),
-                     Plan(1200, 64, 2e-3, flip=False, **SHORT), T=16),
+                     TrainConfig(1200, 64, lr=2e-3, flip=False, **SHORT), T=16),
     rehearsal64=Recipe(UNetConfig(width=64, mults=(1, 2, 3), blocks=2, attention=(16,),
                                   num_classes=24),
-                       Plan(6000, 128, 1e-3, flip=False, **FAST, **SHORT), T=32))
+                       TrainConfig(6000, 128, lr=1e-3, flip=False, **FAST, **SHORT), T=32))
 
 # %% ../nbs/13_imagenet.ipynb #7d669762
 CHOICES = {
     'clip': 'the gradient is clipped at norm 1, as in later code of the authors; ADM does not say',
-    'warm': '1,000 steps of warming up, likewise',
+    'warmup_steps': '1,000 steps of warming up, likewise',
     'T': '256 at 64 x 64, where the paper does not say: it calls that the good balance at 128',
     'p_uncond': '0.1 at 128 x 128, where the paper does not say: it has the best FID at 64',
     'mirroring': 'half of the pictures, as in guided-diffusion',
@@ -446,7 +494,7 @@ def cost(
         raise ValueError(f'{cards} cards, {busy} busy, a price of {price} and {n} pictures make no '
                          'bill; busy lies between 0 and 1.')
     r = recipe_named(recipe)
-    plan, call, (speed, memory) = r.plan, flops(r.config, r.make), CARDS[card]
+    plan, call, (speed, memory) = r.train, flops(r.config, r.make), CARDS[card]
     with torch.device('meta'): parameters = sum(p.numel() for p in r.make(r.config).parameters())
     images, used = plan.steps*plan.batch_size, busy*speed
     hours = 3*call*images/used/3600
@@ -474,47 +522,62 @@ def train_recipe(
     out='runs/imagenet64',  # the run's folder; if there is a run in it, it goes on
     p_uncond=-1.,  # how often the label is dropped; -1 for the recipe's
     steps=0,  # 0 for the recipe's
-    batch_size=0,  # pictures a step, over all cards; 0 for the recipe's
-    parts=1,  # parts in which a card takes its share, if its memory is small
+    batch_size=0,  # pictures per step, over all GPUs; 0 for the recipe's
+    microbatch=-1,  # pictures at once; 0 for a rank's whole share, -1 for the recipe's
     seed=0,  # of everything that is random
-    device='auto',  # cuda, cpu or another; auto takes a card, if there is one
-    off='',  # switches to turn off, e.g. bf16,compiled
+    device='auto',  # cuda, cpu or another; auto takes a GPU, if there is one
+    off='',  # switches to turn off, e.g. bf16,compile
+    fsdp=False,  # shard weights and optimizer over the GPUs (FSDP2)
+    activation_checkpointing=False,  # compute activations twice instead of keeping them
+    gpu_cache_fraction=.5,  # of a GPU's free memory that the pictures may take
+    save_minutes=30.,  # between checkpoints
+    keep=3,  # checkpoints to keep; 0 for all
 ):
     """Train by a recipe, on the processes that torchrun started or on one, until it is done or
-    asked to stop; return which. Raises ValueError or OSError, in one sentence."""
-    r, chosen = recipe_named(recipe), planned(recipe, steps, batch_size, parts, seed, off)
+    asked to stop; return which. Raises ValueError, OSError or MemoryError, in one sentence."""
+    r, chosen = recipe_named(recipe), planned(recipe, steps, batch_size, microbatch, seed, off)
+    chosen = replace(chosen, fsdp=fsdp, activation_checkpointing=activation_checkpointing,
+                     gpu_cache_fraction=gpu_cache_fraction, save_minutes=save_minutes, keep=keep)
     p_uncond = r.p_uncond if p_uncond == -1 else p_uncond
     if not 0 <= p_uncond <= 1: raise ValueError(f'p_uncond is {p_uncond}; it is a probability.')
     x, y, notes = open_images(data)
     check_set(r, x, y, data)
-    settings = dict(recipe=recipe, schedule='cosine', p_uncond=p_uncond,
-                    preparation=notes.get('preparation', ''), data=notes.get('images_sha256', ''))
-    if r.anneal: settings |= dict(falls_to_zero_at=chosen.steps)
-    with joined(resolve_device(device)) as world:
+    about = dict(name=recipe, kind=r.make.__name__, network=asdict(r.config), schedule='cosine',
+                 p_uncond=p_uncond, T=r.T, mix=r.mix, preparation=notes.get('preparation', ''))
+    if r.anneal: about |= dict(falls_to_zero_at=chosen.steps)
+    with process_group(resolve_device(device)) as place:
+        if torch.device(place).type == 'cuda': chosen = replace(chosen, peak_flops=peak_of(place))
         torch.manual_seed(seed)
-        net = r.make(r.config).to(world.device)
-        engine = Engine(out, net, chosen, world, settings)
-        each = seen_on_the_way(r, out, world) if r.make is UNet else None
-        fall = annealed(chosen) if r.anneal else None
-        return keep_training(engine, partial(loss_of, r.make, p_uncond), (x, y), each, fall)
+        net = r.make(r.config).to(place)
+        hooks = [seen_on_the_way(r, out, place)] if r.make is UNet else []
+        return fit(out, net, partial(loss_of, r.make, p_uncond), (x, y), chosen, about, hooks,
+                   annealed(chosen) if r.anneal else None)
+
+def peak_of(
+    device,  # e.g. "cuda:0"
+):
+    "The FLOP/s of a GPU by its data sheet, 0 for one that is not among CARDS."
+    name = torch.cuda.get_device_name(device)
+    return next((peak for card, (peak, _) in CARDS.items() if card in name), 0.)
 
 # %% ../nbs/13_imagenet.ipynb #d4624639
 def planned(
     recipe,  # a name among the recipes
     steps,  # 0 for the recipe's
     batch_size,  # 0 for the recipe's
-    parts,  # parts of a share
+    microbatch,  # pictures at once, -1 for the recipe's
     seed,  # of everything that is random
     off,  # switches to turn off, with commas between
 ):
-    "The recipe's plan with these changes. Raises ValueError for a switch that is not there."
+    "The recipe's training with these changes. Raises ValueError for a switch that is not there."
     r, wrong = RECIPES[recipe], set(filter(None, off.split(','))) - {*FAST, 'flip'}
     if wrong:
         raise ValueError(f'off names {", ".join(wrong)}; switches are {", ".join(FAST)}, flip.')
-    changes = dict(parts=parts, seed=seed, flops=float(3*flops(r.config, r.make)))
+    changes = dict(seed=seed, flops_per_example=float(3*flops(r.config, r.make)))
+    if microbatch != -1: changes |= dict(microbatch=microbatch)
     changes |= dict.fromkeys(filter(None, off.split(',')), False)
     changes |= {k: v for k, v in [('steps', steps), ('batch_size', batch_size)] if v}
-    return replace(r.plan, **changes)
+    return replace(r.train, **changes)
 
 def check_set(
     r,  # a Recipe
@@ -545,11 +608,11 @@ def loss_of(
     return denoising_loss(net, cosine, x, label, p_uncond, note=note)
 
 def annealed(
-    plan,  # a Plan
+    config,  # a TrainConfig
 ):
     "A learning rate that warms up and falls to zero in a straight line: step -> learning rate."
-    up = warmup(plan.lr, plan.warm)
-    return lambda step: up(step)*(1 - step/plan.steps)
+    up = warmup(config.lr, config.warmup_steps)
+    return lambda step: up(step)*(1 - step/config.steps)
 
 # %% ../nbs/13_imagenet.ipynb #88862923
 def levels_of(
@@ -566,13 +629,12 @@ def draw(
     levels,  # log-SNRs to visit, rising, (T + 1,)
     step,  # of a sampler
     shape,  # (C, H, W)
-    world,  # a World
     denoiser,  # eps(z, logsnr, label)
     noise,  # as from `seeded`
     label,  # classes, (B,)
 ):
     "Pictures in [-1, 1], (B, C, H, W)."
-    z = noise(torch.empty(len(label), *shape, device=world.device))
+    z = noise(torch.empty(len(label), *shape, device=label.device))
     if getattr(step, 'func', step) is ancestral: step = partial(step, noise=noise)
     z = last(sample(denoiser, z, label, levels[:-1], step))
     return last(sample(denoiser, z, label, levels[-2:]))  # the guess of the clean picture
@@ -580,14 +642,14 @@ def draw(
 def seen_on_the_way(
     r,  # a Recipe
     out,  # the run's folder
-    world,  # a World
+    device,  # where the pictures are drawn
 ):
-    "A function each(step, net) that draws a few guided pictures, in 32 quick steps."
+    "A hook for `fit` that draws a few guided pictures, in 32 quick steps."
     c, levels = r.config, levels_of(None, 32)
     def quick(net, noise, label):
         guided = clipped(classifier_free(net, 1.))
-        return draw(levels, ddim, (c.channels, c.side, c.side), world, guided, noise, label)
-    return album(out, quick, torch.arange(20, device=world.device) % c.num_classes)
+        return draw(levels, ddim, (c.channels, c.side, c.side), guided, noise, label)
+    return sample_grid(out, quick, torch.arange(20, device=device) % c.num_classes)
 
 # %% ../nbs/13_imagenet.ipynb #a0e7a2a1
 class Source(NamedTuple):
@@ -607,19 +669,22 @@ def source_of(
     "Open a network. Raises FileNotFoundError or ValueError, in one sentence, if there is none."
     path = Path(path)
     if path.is_dir():
-        settings, newest = run_of(path)
-        r, file = recipe_named(settings['recipe']), newest/'ema.safetensors'
-        net, table, p_uncond, how = r.make(r.config), None, settings['p_uncond'], (r.T, r.mix)
-        words, trained_on = f'{settings["recipe"]}, {newest.name}', settings['preparation']
+        found, recipe = run_of(path)
+        kind = dict(UNet=UNet, UNetClassifier=UNetClassifier)[recipe['kind']]
+        net, table, p_uncond = kind(UNetConfig(**recipe['network'])), None, recipe['p_uncond']
+        averaged = {f'{recipe["average"]}.{k}': t for k, t in net.state_dict().items()}
+        read_tensors(found, averaged)
+        how, digest = (recipe['T'], recipe['mix']), sha256(found/'SHA256SUMS')
+        words, trained_on = f'{recipe["name"]}, {found.name}', recipe['preparation']
     elif path.stem in RELEASED:
-        net, file, p_uncond, how = released(path.stem), path, 0., (250, .3)
+        net, p_uncond, how, digest = released(path.stem), 0., (250, .3), sha256(path)
+        load(path, net)
         words, table, trained_on = path.stem, openai_levels(RELEASED[path.stem][2]), 'dhariwal'
     else:
         raise FileNotFoundError(f'{path} is no run and none of OpenAI\'s files; those are '
                                 f'{", ".join(RELEASED)}, with .pt.')
-    load(file, net)
     net = net.to(device).eval().requires_grad_(False)
-    facts = dict(network=words, trained_on=trained_on, checkpoint_sha256=sha256(file),
+    facts = dict(network=words, trained_on=trained_on, checkpoint_sha256=digest,
                  p_uncond=p_uncond)
     return Source(quick_of(net), type(net), net.config, table, *how, facts)
 
@@ -637,18 +702,14 @@ def quick_of(
 # %% ../nbs/13_imagenet.ipynb #96d735e7
 def run_of(
     folder,  # of a run
+    step=0,  # of the checkpoint; 0 for the newest that is valid
 ):
-    "Its settings and its newest whole checkpoint. Raises ValueError if there is none yet."
-    try: settings = json.loads((folder/'settings.json').read_text())
-    except (OSError, ValueError) as e: raise ValueError(f'{folder} holds no run ({e}).') from None
-    if not isinstance(settings, dict) or not {'recipe', 'p_uncond'} <= settings.keys():
-        raise ValueError(f'{folder} holds a run, but not one of these recipes.')
-    found = checkpoints(folder)
-    if not found: raise ValueError(f'{folder} has no checkpoint yet; let it train for a while.')
-    whole = next((p for p in found if not fault(p)), None)
-    if not whole: raise ValueError(f'No checkpoint in {folder} is whole: {fault(found[0])}.')
-    if whole != found[0]: sys.stderr.write(f'{found[0]} is damaged; {whole} is used.\n')
-    return settings, whole
+    "A checkpoint and the recipe of its run, a dict. Raises ValueError if there is none yet."
+    path, manifest = open_checkpoint(folder, step)
+    settings = manifest['settings']
+    if 'network' not in settings['recipe']:
+        raise ValueError(f'{folder} holds a run, but none whose recipe describes a network.')
+    return path, settings['recipe'] | dict(average=f'ema_{settings["config"]["ema_decay"][0]:g}')
 
 # %% ../nbs/13_imagenet.ipynb #d7648336
 def guided_by(
@@ -657,16 +718,16 @@ def guided_by(
     weak=None,  # a `Source` without classes to move away from, or None for the network itself
     classifier=None,  # a `Source` of a classifier of noisy pictures, to be guided by that
 ):
-    """Ways to ask a network with guidance, denoisers that answer alike. Raises ValueError for a
-    network that cannot be guided so."""
+    """The network with guidance, a denoiser. Raises ValueError for a network that cannot be guided
+    so."""
     check_others(source, weak, classifier)
     strong, c = source.ask, source.config
-    if classifier: return [classifier_guided(strong, classifier.ask, w)]
-    if weak: return [extrapolate(strong, unconditional(weak.ask), w)]
+    if classifier: return classifier_guided(strong, classifier.ask, w)
+    if weak: return extrapolate(strong, unconditional(weak.ask), w)
     if w and not (c.num_classes and c.null_row and source.facts['p_uncond'] > 0):
         raise ValueError(f'{source.facts["network"]} was not trained with dropped labels: guide it '
                          'by a classifier, or by a weak network without classes, or take w = 0.')
-    return [classifier_free(strong, w), doubled(strong, w)] if w else [strong]
+    return classifier_free(strong, w)
 
 def labels_of(
     n,  # how many
@@ -729,24 +790,23 @@ def generate_samples(
     with it; return the folders. Raises ValueError or OSError, in one sentence."""
     weights = weights_in(w)
     check_wishes(sampler, steps, images, batch_size, seed)
-    with joined(resolve_device(device)) as world:
-        source, *others = (source_of(p, world.device) if p else None
+    with process_group(resolve_device(device)) as place:
+        source, *others = (source_of(p, place) if p else None
                            for p in (net, weak, classifier))
         c, folders = source.config, [Path(out)/f'w={value:g}' for value in weights]
         mix, steps = source.mix if mix == -1 else mix, steps or source.T
-        ways = [guided_by(source, value, *others) for value in weights]
+        guided = [guided_by(source, value, *others) for value in weights]
         made = source.facts | dict(T=steps, mix=mix, sampler=sampler, clipped=1.)
         made |= dict(guidance='classifier' if classifier else 'classifier-free')
         made |= {k: s.facts['checkpoint_sha256']
                  for k, s in zip(('weak', 'classifier'), others) if s}
         shape = c.channels, c.side, c.side
         levels = levels_of(shared_table([source, *others]), steps)
-        draws = partial(draw, levels, step_of(sampler, mix), shape, world)
+        draws = partial(draw, levels, step_of(sampler, mix), shape)
         classes = c.num_classes or (others[1].config.num_classes if others[1] else 0)
-        for value, folder, asked in zip(weights, folders, ways):
-            f = fastest(asked, c, batch_size, world)
-            fill_folder(folder, partial(draws, clipped(f)), labels_of(images, classes, seed),
-                        shape, world, made | dict(w=value), seed, batch_size)
+        for value, folder, denoiser in zip(weights, folders, guided):
+            generate(folder, partial(draws, clipped(denoiser)), labels_of(images, classes, seed),
+                     shape, made | dict(w=value), seed, batch_size, place)
     return folders
 
 # %% ../nbs/13_imagenet.ipynb #f530cfa7
@@ -782,20 +842,6 @@ def weights_in(
         raise ValueError(f'w is {text!r}; give different numbers, as 0,0.1,0.3 (with a negative '
                          'first one, as --w=-1,0).')
     return found
-
-def fastest(
-    ways,  # denoisers that answer alike
-    config,  # the shape of their network
-    batch_size,  # pictures at a time
-    world,  # a World
-):
-    "The one that is quickest on this machine, for batches of this size."
-    if len(ways) == 1: return ways[0]
-    z, label = made_up(config, batch_size, world.device)
-    level = torch.zeros(batch_size, device=world.device)
-    def call(f): return torch.no_grad()(lambda: f(z, level, label))
-    seconds = rounds({f: call(f) for f in ways}, clock=clock_of(world.device))
-    return min(ways, key=lambda f: median(seconds[f]))
 
 # %% ../nbs/13_imagenet.ipynb #77f11780
 class OwnFeatures(torch.nn.Module):

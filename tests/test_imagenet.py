@@ -53,8 +53,8 @@ def small_set(raw, tmp_path_factory):
 def small_run(small_set, tmp_path_factory):
     "A run of six steps on it."
     patched = pytest.MonkeyPatch()
-    plan = replace(RECIPES['rehearsal'].plan, save_every=3, log_every=1)
-    patched.setitem(RECIPES, 'small', replace(RECIPES['rehearsal'], config=SMALL, plan=plan))
+    train = replace(RECIPES['rehearsal'].train, save_every=3, log_every=1)
+    patched.setitem(RECIPES, 'small', replace(RECIPES['rehearsal'], config=SMALL, train=train))
     out = tmp_path_factory.mktemp('run')/'run'
     assert train_recipe('small', small_set, out, steps=6, batch_size=8, device='cpu') == 'done'
     yield out

@@ -20,7 +20,7 @@ from cfg_lessons.training import EMA, denoising_loss, load, train
 from cfg_lessons.unet import CLASSIFIER64, CLASSIFIER128, CLASSIFIER256, CLASSIFIER_DIGITS, DIGITS, UNet, UNetClassifier, UNetConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-BARE = ['diffusion', 'mixtures', 'sampling', 'networks', 'training', 'classifier_free', 'images', 'unet', 'metrics', 'settings', 'bench', 'distributed', 'imagenet', 'tilting', 'beyond']
+BARE = ['diffusion', 'mixtures', 'sampling', 'networks', 'training', 'classifier_free', 'images', 'unet', 'metrics', 'settings', 'bench', 'parallel', 'checkpoints', 'logs', 'engine', 'generation', 'imagenet', 'tilting', 'beyond']
 devices = ['cpu'] + ['cuda']*torch.cuda.is_available() + ['mps']*torch.backends.mps.is_available()
 
 

@@ -1,0 +1,604 @@
+"Training that is stopped, killed, starved and spoilt, and goes on as if nothing had happened."
+import json
+import math
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from engine_worker import DATA, TINY, apart, ends, paper_loss, run, start, tensors_of, trained
+from PIL import Image
+from torch.nn.utils.parametrizations import spectral_norm
+
+from cfg_lessons.checkpoints import checkpoints, fingerprint, open_checkpoint, verify
+from cfg_lessons.engine import TrainConfig, train_batches
+from cfg_lessons.images import batches, from_uint8
+from cfg_lessons.logs import read_log, sample_grid, validation_loss
+from cfg_lessons.parallel import SkipNonfinite, microbatched, parallelize, rank_zero
+from cfg_lessons.training import mixed_seed
+from cfg_lessons.unet import UNet
+
+ROOT = Path(__file__).resolve().parent.parent
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='module')
+def straight(tmp_path_factory):
+    "Twelve steps without interruption."
+    folder = tmp_path_factory.mktemp('straight')
+    assert run(folder) == 'done'
+    return folder
+
+
+# Resuming
+
+@pytest.mark.parametrize('stop', [1, 5, 9])
+def test_exact_resume(straight, tmp_path, stop):
+    "Order, mirroring, noise, dropped labels, dropout, averages, optimizer, learning rate."
+    assert run(tmp_path, dict(steps=stop)) == 'done'
+    assert run(tmp_path) == 'done'
+    assert apart(straight, tmp_path) == 0
+    assert [line['step'] for line in read_log(tmp_path)] == list(range(1, 13))
+
+
+@pytest.mark.parametrize('option', [
+    dict(channels_last=True), dict(bf16=True, activation_checkpointing=True),
+    dict(microbatch=4, clip=0.), dict(ema_decay=(.9, .999))], ids=lambda o: ' '.join(o))
+def test_exact_resume_with_switches(tmp_path, option):
+    for folder, stops in (('straight', (8,)), ('cut', (3, 8))):
+        for steps in stops: run(tmp_path/folder, dict(steps=steps) | option)
+    assert apart(tmp_path/'straight', tmp_path/'cut') == 0
+
+
+@pytest.mark.parametrize('n, option', [
+    (2, {}), (3, {}), (2, dict(fsdp=True)), (2, dict(fsdp=True, microbatch=4)),
+    (2, dict(activation_checkpointing=True, bf16=True))], ids=str)
+def test_exact_resume_of_ranks(tmp_path, n, option):
+    "With three ranks the order of a sum begins to matter."
+    for folder, stops in (('straight', (8,)), ('cut', (5, 8))):
+        for steps in stops: trained(n, tmp_path/folder, dict(steps=steps, batch_size=24) | option)
+    assert apart(tmp_path/'straight', tmp_path/'cut') == 0
+
+
+def test_one_rank_two_ranks_one_rank(tmp_path):
+    "With a fixed microbatch the number of ranks changes nothing, to the last bit."
+    micro = dict(microbatch=8)
+    trained(1, tmp_path/'alone', micro)
+    for n, steps in ((1, 4), (2, 8), (1, 12)): trained(n, tmp_path/'many', micro | dict(steps=steps))
+    assert apart(tmp_path/'alone', tmp_path/'many') == 0
+
+
+def test_ddp_fsdp_one_process(tmp_path):
+    "Each goes on from the other's checkpoint; sharding changes the order of sums, so the last digits."
+    one = dict(microbatch=8, warmup_steps=100)
+    trained(2, tmp_path/'ddp', one)
+    for n, steps, fsdp in ((2, 4, False), (2, 8, True), (1, 12, False)):
+        trained(n, tmp_path/'mixed', one | dict(steps=steps, fsdp=fsdp))
+    assert apart(tmp_path/'ddp', tmp_path/'mixed') < 1e-4
+
+
+def test_other_ranks_change_noise_and_say_so(tmp_path):
+    "Without a fixed microbatch; every step still has the pictures that one process would have."
+    run(tmp_path/'alone', dict(steps=6), at={'each': 'spy'})
+    for n, steps in ((2, 2), (1, 4), (2, 6)):
+        trained(n, tmp_path/'many', dict(steps=steps), at={'each': 'spy'})
+    said = [line['text'] for line in read_log(tmp_path/'many', 'warning')]
+    assert len(said) == 2 and 'had 2 microbatches and has 1' in said[0] and 'dropout change' in said[0]
+    def pictures(run):
+        lines = [json.loads(line) for p in (tmp_path/run).glob('seen*') for line in open(p)]
+        return sorted(str(picture) for line in lines for picture in line)
+    assert pictures('alone') == pictures('many') and len(pictures('alone')) == 6*16
+
+
+class Spectral(UNet):
+    "A network whose buffers change in forward."
+    def __init__(self, config):
+        super().__init__(config)
+        spectral_norm(self.middle_block[0].out_layers[3])
+
+
+@pytest.mark.parametrize('n', [1, 2])
+def test_buffers_that_change_in_forward(tmp_path, n):
+    for folder, stops in (('straight', (8,)), ('cut', (3, 8))):
+        for steps in stops:
+            trained(n, tmp_path/folder, dict(steps=steps), make=lambda: Spectral(TINY))
+    assert apart(tmp_path/'straight', tmp_path/'cut') == 0
+
+
+# The mathematics, against something else
+
+def test_average_by_hand(tmp_path):
+    "The EMA after steps 1, 2 and 10, computed from the stored weights in ten lines."
+    run(tmp_path, dict(steps=10, save_every=1, keep=0, ema_decay=(.5, .9999)))
+    torch.manual_seed(0)
+    first = {k: p.detach() for k, p in UNet(TINY).named_parameters()}
+    want = {d: first for d in (.5, .9999)}
+    for step, path in enumerate(reversed(checkpoints(tmp_path)), 1):
+        found = tensors_of(path)
+        for d in want:
+            decay = min(d, (1 + step)/(10 + step))
+            want[d] = {k: decay*want[d][k] + (1 - decay)*found[f'net.{k}'] for k in first}
+            if step in (1, 2, 10):
+                for k in first: torch.testing.assert_close(found[f'ema_{d:g}.{k}'], want[d][k])
+    assert step == 10
+
+
+def test_mirroring_by_pixels(tmp_path):
+    "Each picture of each rank is the original or its mirror image; all ranks toss coins of their own."
+    trained(2, tmp_path, dict(steps=4, batch_size=32), at={'each': 'spy'})
+    turned = []
+    originals = batches(*DATA, 32)
+    seen = [[json.loads(line) for line in open(tmp_path/f'seen{r}')] for r in (0, 1)]
+    for step in range(4):
+        x, _ = next(originals)
+        for r in (0, 1):
+            for want, got in zip(from_uint8(x)[16*r:16*r + 16], torch.tensor(seen[r][step])):
+                assert want.equal(got) or want.flip(-1).equal(got)
+                turned.append((step, r, not want.equal(got)))
+    coins = {r: [t for _, rank, t in turned if rank == r] for r in (0, 1)}
+    assert coins[0] != coins[1] and .3 < np.mean(coins[0] + coins[1]) < .7
+
+
+@pytest.mark.parametrize('config', [dict(microbatch=4), dict(microbatch=2)], ids=str)
+def test_accumulation_is_one_large_batch(config):
+    "For a loss without chance, the gradient of microbatches is that of the whole batch."
+    torch.manual_seed(0)
+    net, (x, y) = torch.nn.Linear(5, 3), (torch.randn(8, 5), torch.randn(8, 3))
+    def loss(x, y): return (net(x) - y).pow(2).mean()
+    microbatched(loss, net, TrainConfig(1, 8, **config))(0, x, y).backward()
+    (whole,) = torch.autograd.grad(loss(x, y), net.weight)
+    torch.testing.assert_close(net.weight.grad, whole)
+
+
+def without_chance(folder, config):
+    def loss(denoiser, x, label, note): return denoiser(x, torch.zeros(len(x)), label).pow(2).mean()
+    def make():
+        net = UNet(replace(TINY, dropout=0.))
+        torch.nn.init.normal_(net.out[2].weight, std=.1)  # it begins at zero, and no gradient flows
+        return net
+    run(folder, dict(steps=1, flip=False) | config, loss=loss, make=make)
+
+
+@pytest.mark.parametrize('n, option', [(2, dict(fsdp=True)), (2, {}), (4, dict(fsdp=True))], ids=str)
+def test_ranks_are_one_process(tmp_path, n, option):
+    "In a step without chance the gradient of two or four ranks is that of one process."
+    without_chance(tmp_path/'one', {})
+    assert ends(start(n, without_chance, tmp_path/'many', option)) == [0]*n
+    one, many = (tensors_of(checkpoints(tmp_path/k)[0]) for k in ('one', 'many'))
+    moments = [k for k in one if k.endswith('exp_avg')]
+    assert len(moments) > 30 and any(one[k].abs().max() > 1e-3 for k in moments)
+    for k in moments: torch.testing.assert_close(many[k], one[k], atol=1e-7, rtol=1e-4)
+
+
+def test_noise_of_microbatches_differs(tmp_path):
+    "Each rank and each microbatch draws noise of its own, a function of (seed, step, microbatch)."
+    drawn = []
+    def loss(x, label): return drawn.append(torch.randn(3)) or x.mean()*torch.ones((), requires_grad=True)
+    f = microbatched(loss, torch.nn.Linear(1, 1), TrainConfig(1, 8, microbatch=2, seed=5))
+    f(7, torch.zeros(8, 1), torch.zeros(8))
+    for j, noise in enumerate(drawn):
+        torch.manual_seed(mixed_seed(5, 7, j))
+        assert noise.equal(torch.randn(3))
+    assert len({str(n) for n in drawn}) == 4
+
+
+# Steps that are not finite
+
+@pytest.mark.parametrize('deed', ['nan', 'inf'])
+def test_not_finite_is_skipped_and_counted(tmp_path, deed):
+    run(tmp_path, dict(save_every=1, keep=0), at={'4': deed, '7': deed})
+    assert [line['skipped'] for line in read_log(tmp_path)] == [0]*4 + [1]*3 + [2]*5
+    saved = [tensors_of(p) for p in reversed(checkpoints(tmp_path))]
+    kept = lambda i: all(saved[i][k].equal(saved[i - 1][k]) for k in saved[i] if k[:4] == 'net.')
+    assert [kept(i) for i in range(1, 12)] == [i in (4, 7) for i in range(1, 12)]
+
+
+def test_adam_of_pytorch_without_the_bad_step():
+    "A skipped step leaves the optimizer as if it had never been."
+    nets, opts = zip(*[(n := torch.nn.Linear(3, 2), torch.optim.AdamW(n.parameters(), .1, fused=True))
+                       for _ in range(2)])
+    nets[1].load_state_dict(nets[0].state_dict())
+    careful = SkipNonfinite(opts[0], clip=0.)
+    for i in range(6):
+        x = torch.full((4, 3), math.nan if i == 2 else float(i))
+        for net, opt in zip(nets, (careful, opts[1])):
+            opt.zero_grad()
+            net(x).pow(2).mean().backward()
+            if opt is careful or i != 2: opt.step()
+    assert nets[0].weight.equal(nets[1].weight)
+    assert (careful.skipped, careful.in_a_row) == (1, 0)
+
+
+def test_too_many_in_a_row_end_the_run(tmp_path):
+    words = (r'the last 3 had .* not finite and were skipped; .* rank 0 \(last in step 6, counted from '
+             r'0\)\. .*step_000000007')
+    with pytest.raises(ValueError, match=words):
+        run(tmp_path, dict(max_nonfinite=3, save_every=1), at={str(i): 'nan' for i in (4, 5, 6)})
+    assert not verify(checkpoints(tmp_path)[0])
+
+
+def test_the_count_survives_a_restart_and_is_saved_first(tmp_path):
+    bad = {'each': 'nan', '3': 'nan_and_term'}
+    assert run(tmp_path, dict(max_nonfinite=6), at=bad) == 'stopped'
+    with pytest.raises(ValueError, match='Stopped after 6 steps: the last 6'):
+        run(tmp_path, dict(max_nonfinite=6), at=bad)
+
+
+@pytest.mark.parametrize('fsdp', [False, True])
+def test_nan_on_one_rank_is_skipped_by_all(tmp_path, fsdp):
+    bad = dict(at={'2': 'nan', '5': 'nan'}, only_rank=1)
+    trained(2, tmp_path/'straight', dict(steps=8, fsdp=fsdp), **bad)
+    for steps in (3, 8): trained(2, tmp_path/'cut', dict(steps=steps, fsdp=fsdp), **bad)
+    assert apart(tmp_path/'straight', tmp_path/'cut') == 0
+    assert [line['skipped'] for line in read_log(tmp_path/'cut')] == [0, 0, 1, 1, 1, 2, 2, 2]
+
+
+# Interruptions
+
+def test_a_signal_ends_it_in_good_order(straight, tmp_path):
+    assert run(tmp_path, at={'4': 'term'}) == 'stopped'
+    assert checkpoints(tmp_path)[0].name == 'step_000000005'
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert run(tmp_path) == 'done' and apart(straight, tmp_path) == 0
+
+
+def test_a_signal_to_one_rank_stops_all(tmp_path):
+    assert ends(start(2, run, tmp_path, at={'2': 'term'}, only_rank=1)) == [0, 0]
+    assert checkpoints(tmp_path)[0].name == 'step_000000003'
+
+
+def test_killed_twenty_times(tmp_path):
+    "kill -9 at random moments: nothing torn, nothing lost, and the end is the undisturbed one."
+    config, moment = dict(steps=400, save_every=2), random.Random(0)
+    run(tmp_path/'straight', config)
+    folder, killed, furthest = tmp_path/'killed', 0, 0
+    while killed < 20:
+        pid, = start(1, run, folder, config, at={'each': 'slow'})
+        time.sleep(moment.uniform(.2, .8))
+        os.kill(pid, signal.SIGKILL)
+        killed += ends([pid]) == [-signal.SIGKILL]
+        found = [int(p.name[5:]) for p in checkpoints(folder)]
+        assert not any(map(verify, checkpoints(folder))) and max(found, default=0) >= furthest
+        furthest = max(found, default=0)
+        assert furthest < 400, 'the run ended before it was killed often enough'
+    run(folder, config)
+    assert apart(tmp_path/'straight', folder) == 0
+    assert not list((folder/'checkpoints').glob('*.part'))
+
+
+def killed_at(n, folder):
+    "Train, and be killed just before the n-th call of a function that changes files."
+    calls = []
+    for module, names in ((os, ('replace', 'rename', 'fsync', 'unlink', 'mkdir', 'rmdir')),):
+        for name in names:
+            def call(*args, real=getattr(module, name), **kwargs):
+                calls.append(1)
+                if len(calls) == n: os.kill(os.getpid(), signal.SIGKILL)
+                return real(*args, **kwargs)
+            setattr(module, name, call)
+    run(folder, dict(steps=6, keep=1))
+
+
+def test_killed_before_each_file_operation(tmp_path):
+    run(tmp_path/'straight', dict(steps=6, keep=1))
+    for n in range(1, 400, 3):  # each third; all of them are tried by hand
+        folder = tmp_path/str(n)
+        code, = ends(start(1, killed_at, n, folder))
+        assert not any(map(verify, checkpoints(folder)))
+        if code == 0: break
+        run(folder, dict(steps=6, keep=1))
+        assert apart(tmp_path/'straight', folder) == 0
+        assert [p.name for p in (folder/'checkpoints').iterdir()] == ['step_000000006']
+        shutil.rmtree(folder)
+    assert n > 30
+
+
+def test_one_of_two_ranks_dies(tmp_path):
+    "Under torchrun the job ends instead of hanging; with a restart it goes on to the right end."
+    def torchrun(folder, *words):
+        options = json.dumps(dict(config=dict(steps=8), at={'5': 'die_once'}, only_rank=1))
+        command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', *words,
+                   '--nproc-per-node=2', ROOT/'tests'/'engine_worker.py', folder, options]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    trained(2, tmp_path/'whole', dict(steps=8))
+    assert torchrun(tmp_path/'died').returncode != 0
+    done = torchrun(tmp_path/'again', '--max-restarts=1')
+    assert done.returncode == 0, done.stderr
+    assert apart(tmp_path/'whole', tmp_path/'again') == 0
+
+
+def test_a_second_job_is_refused_and_changes_nothing(tmp_path):
+    "And when the first is gone, even by kill -9, the folder is free."
+    pid, = start(1, run, tmp_path, dict(steps=1000), at={'each': 'slow'})
+    while not checkpoints(tmp_path): time.sleep(.05)
+    os.kill(pid, signal.SIGSTOP)
+    before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+    with pytest.raises(ValueError, match='Another program is at work in'): run(tmp_path, dict(steps=99))
+    assert {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()} == before
+    os.kill(pid, signal.SIGKILL)
+    ends([pid])
+    assert run(tmp_path, dict(steps=int(checkpoints(tmp_path)[0].name[5:]) + 1)) == 'done'
+
+
+def test_a_folder_removed_while_it_trains(straight, tmp_path):
+    "It goes on, saves what it has, and can be resumed."
+    pid, = start(1, run, tmp_path/'run', dict(steps=60), at={'each': 'slow'})
+    while not checkpoints(tmp_path/'run'): time.sleep(.05)
+    shutil.rmtree(tmp_path/'run')
+    assert ends([pid]) == [0]
+    run(tmp_path/'whole', dict(steps=62))
+    run(tmp_path/'run', dict(steps=62))
+    assert apart(tmp_path/'whole', tmp_path/'run') == 0
+
+
+# Damage
+
+@pytest.mark.parametrize('deed', ['cut', 'altered', 'gone'])
+@pytest.mark.parametrize('name', ['shard*', 'manifest.json', 'SHA256SUMS'])
+def test_a_damaged_checkpoint_is_passed_over(straight, tmp_path, capsys, name, deed):
+    run(tmp_path, dict(steps=9))
+    path, = checkpoints(tmp_path)[0].glob(name)
+    data = path.read_bytes()
+    if deed == 'cut': path.write_bytes(data[:len(data)//2])
+    if deed == 'altered': path.write_bytes(data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
+    if deed == 'gone': path.unlink()
+    assert run(tmp_path) == 'done'
+    assert 'is damaged' in capsys.readouterr().err
+    assert [line['from_step'] for line in read_log(tmp_path, 'start')] == [0, 6]
+    assert apart(straight, tmp_path) == 0 and not any(map(verify, checkpoints(tmp_path)))
+
+
+def test_nothing_valid_is_said_and_left_alone(tmp_path):
+    run(tmp_path, dict(steps=3))
+    next(checkpoints(tmp_path)[0].glob('shard*')).write_bytes(b'')
+    with pytest.raises(ValueError, match='No checkpoint in .* is valid'): run(tmp_path)
+    assert [p.name for p in checkpoints(tmp_path)] == ['step_000000003']
+
+
+def test_only_checkpoints_are_taken_for_checkpoints(tmp_path):
+    run(tmp_path, dict(steps=6))
+    folder = tmp_path/'checkpoints'
+    shutil.copytree(folder/'step_000000003', folder/'step_mybackup1')
+    (folder/'step_000000006').rename(folder/'step_000000009')
+    assert verify(folder/'step_000000009') == 'it is of step 6'
+    run(tmp_path, dict(steps=6, keep=1))
+    assert [p.name[:7] for p in sorted(folder.iterdir())] == ['damaged', 'step_00', 'step_my']
+
+
+def test_digests_are_those_of_sha256sum(straight):
+    done = subprocess.run(['sha256sum', '--check', 'SHA256SUMS'], cwd=checkpoints(straight)[0])
+    assert done.returncode == 0
+
+
+def test_no_pickle_is_written_or_read(straight, tmp_path):
+    "All tensors are safetensors; a pickle under that name runs nothing and is refused."
+    names = {p.suffix for p in checkpoints(straight)[0].iterdir()}
+    assert names == {'.safetensors', '.json', ''}
+    run(tmp_path, dict(steps=3))
+    shard = next(checkpoints(tmp_path)[0].glob('shard*'))
+    shard.write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    sums = checkpoints(tmp_path)[0]/'SHA256SUMS'
+    sums.write_text(__import__('cfg_lessons.checkpoints').checkpoints._digests(sums.parent))
+    with pytest.raises(ValueError, match='is of another network|cannot be read'): run(tmp_path)
+    assert not Path('pwned').exists()
+
+
+def test_no_space(straight, tmp_path, capfd):
+    "A checkpoint that does not fit: one sentence, and the one before is as it was."
+    run(tmp_path, dict(steps=3))
+    def cramped():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+        run(tmp_path)
+    assert ends(start(1, cramped)) == [1]
+    said = [line for line in capfd.readouterr().err.splitlines() if 'could not be written' in line]
+    assert len(said) == 1 and 'step_000000006' in said[0]
+    assert [p.name for p in (tmp_path/'checkpoints').iterdir()] == ['step_000000003']
+    assert run(tmp_path) == 'done' and apart(straight, tmp_path) == 0
+
+
+# What is refused, and what may change
+
+def test_other_settings_are_refused_by_name(tmp_path):
+    run(tmp_path, dict(steps=3), recipe=dict(p_uncond=.1))
+    with pytest.raises(ValueError, match='seed was 0 and is 1'):
+        run(tmp_path, dict(seed=1), recipe=dict(p_uncond=.1))
+    with pytest.raises(ValueError, match='p_uncond was 0.1 and is 0.2'):
+        run(tmp_path, recipe=dict(p_uncond=.2))
+    run(tmp_path, dict(log_every=2, save_every=5, activation_checkpointing=True, microbatch=8,
+                       gpu_cache_fraction=0.), recipe=dict(p_uncond=.1))
+
+
+def test_settings_bind_with_the_first_checkpoint_not_before(tmp_path):
+    "A first call that ran out of memory may be mended by any change."
+    with pytest.raises(MemoryError): run(tmp_path, dict(bf16=True), at={'0': 'no_memory'})
+    assert run(tmp_path, dict(bf16=False, seed=3)) == 'done'
+
+
+def test_changed_data_are_noticed(tmp_path):
+    run(tmp_path, dict(steps=3))
+    x, y = DATA
+    other = x.copy()
+    other[700, 0, 3, 3] ^= 1
+    for data in ((other, y), (x, (y + 1) % 10)):
+        with pytest.raises(ValueError, match='sha256 was'): run(tmp_path, data=data)
+
+
+def test_out_of_memory_is_a_sentence(tmp_path):
+    words = 'smaller microbatch, with activation_checkpointing, or with gpu_cache_fraction=0'
+    with pytest.raises(MemoryError, match=words): run(tmp_path, at={'4': 'no_memory'})
+    assert run(tmp_path, dict(microbatch=4)) == 'done'
+
+
+@pytest.mark.parametrize('wrong', [
+    dict(lr=-1.), dict(warmup_steps=0), dict(seed=-1), dict(seed=2**70), dict(steps=12.5),
+    dict(batch_size='16'), dict(clip=math.nan), dict(microbatch=-1), dict(ema_decay=(1.,)),
+    dict(ema_decay=()), dict(ema_decay=.9), dict(save_minutes=math.inf)], ids=str)
+def test_a_wrong_config_leaves_no_trace(tmp_path, wrong):
+    with pytest.raises(ValueError, match=f'{[*wrong][0]} is .*; it must be'): run(tmp_path/'x', wrong)
+    assert not (tmp_path/'x').exists()
+
+
+@pytest.mark.parametrize('net, config, words', [
+    (torch.nn.Sequential(torch.nn.BatchNorm2d(1)), {}, 'batch norm'),
+    (torch.nn.Linear(2, 2).double(), {}, 'must be float32'),
+    (torch.nn.Linear(2, 2), dict(activation_checkpointing=True), 'needs blocks in a ModuleList'),
+    (torch.nn.Linear(2, 2), dict(batch_size=16, microbatch=5), 'must be a multiple of 5')], ids=str)
+def test_a_network_that_cannot_be_trained_is_refused(tmp_path, net, config, words):
+    with pytest.raises(ValueError, match=words): run(tmp_path/'x', config, make=lambda: net)
+    assert not (tmp_path/'x').exists()
+
+
+def test_another_network_in_the_same_folder(tmp_path):
+    run(tmp_path, dict(steps=3))
+    wider = replace(TINY, width=64, head_width=64)
+    with pytest.raises(ValueError, match='is of another network: net.* instead of'):
+        run(tmp_path, make=lambda: UNet(wider))
+
+
+def test_an_error_of_one_rank_is_said_once(tmp_path, capfd):
+    "What every rank has from rank 0 is said by rank 0 alone."
+    trained(2, tmp_path, dict(steps=3))
+    assert ends(start(2, run, tmp_path, dict(seed=5))) == [1, 1]
+    assert capfd.readouterr().err.count('seed was 0 and is 5') == 1
+
+
+# What a run leaves behind
+
+def test_a_run_describes_itself(tmp_path):
+    "At each kept step, also in a folder that has moved."
+    run(tmp_path/'a', dict(keep=0), recipe=dict(network=dict(width=32)))
+    shutil.move(tmp_path/'a', tmp_path/'b')
+    path, manifest = open_checkpoint(tmp_path/'b', 6)
+    assert path.name == 'step_000000006' and manifest['step'] == 6
+    assert manifest['settings']['recipe'] == dict(network=dict(width=32))
+    assert manifest['settings']['data']['sha256'] == fingerprint(*DATA)
+    assert manifest['settings']['config']['batch_size'] == 16
+    with pytest.raises(ValueError, match='no checkpoint of step 7; it has 12, 9, 6, 3'):
+        open_checkpoint(tmp_path/'b', 7)
+
+
+def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
+    "Every half hour of a clock that goes on by four minutes whenever somebody looks at it."
+    minutes = iter(range(0, 10_000, 4))
+    monkeypatch.setattr('cfg_lessons.engine.time.monotonic', lambda: 60*next(minutes))
+    run(tmp_path, dict(steps=20, save_every=0, keep=0))
+    steps = [int(p.name[5:]) for p in reversed(checkpoints(tmp_path))]
+    assert steps[-1] == 20 and {b - a for a, b in zip(steps, steps[1:-1])} == {7}
+
+
+def test_curves_and_pictures(tmp_path):
+    "TensorBoard has the numbers of the log, once each; hooks have left theirs."
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    def draw(net, noise, label): return noise(torch.empty(len(label), 1, 8, 8)) + net.out[2].bias.sum()
+    hooks = [sample_grid(tmp_path, draw, torch.arange(5), 3), validation_loss(paper_loss, *DATA)]
+    for steps in (4, 6): run(tmp_path, dict(steps=steps, save_every=2), hooks=hooks)
+    seen = EventAccumulator(str(tmp_path/'tensorboard')).Reload()
+    log = read_log(tmp_path)
+    assert [e.step for e in seen.Scalars('loss')] == [line['step'] for line in log] == list(range(1, 7))
+    np.testing.assert_array_equal([np.float32(e.value) for e in seen.Scalars('loss')],
+                                  np.float32([line['loss'] for line in log]))
+    held_out = [line['validation_loss'] for line in read_log(tmp_path, 'save')]
+    assert len(held_out) == 3 and held_out[2] < held_out[0]
+    pages = sorted((tmp_path/'samples').iterdir())
+    assert [p.name for p in pages] == [f'step_{s:09}.png' for s in (2, 4, 6)]
+    assert np.asarray(Image.open(pages[0])).shape == (16, 24)
+
+
+def test_weights_and_biases_is_told(tmp_path, monkeypatch):
+    "A stand-in records what Weights & Biases would be given; nothing is sent without WANDB_PROJECT."
+    (tmp_path/'wandb.py').write_text('''
+calls = []
+class Run:
+    def log(self, numbers, step): calls.append((step, numbers['loss'] if 'loss' in numbers else None))
+    def finish(self): calls.append('finish')
+def init(**kwargs): calls.append(sorted(kwargs)); return Run()
+''')
+    monkeypatch.syspath_prepend(tmp_path)
+    run(tmp_path/'without', dict(steps=2))
+    import wandb
+    assert wandb.calls == []
+    monkeypatch.setenv('WANDB_PROJECT', 'lessons')
+    run(tmp_path/'with', dict(steps=2))
+    losses = [line['loss'] for line in read_log(tmp_path/'with')]
+    assert wandb.calls == [['config', 'dir', 'id', 'resume'], (1, losses[0]), (2, losses[1]), (2, None), 'finish']
+
+
+def test_a_torn_line_of_the_log_spoils_no_other(tmp_path):
+    run(tmp_path, dict(steps=3))
+    with open(tmp_path/'log.jsonl', 'ab') as f: f.write(b'{"event": "step", "st\xc3')
+    run(tmp_path, dict(steps=6))
+    with open(tmp_path/'log.jsonl', 'ab') as f: f.write(b'[' * 100_000 + b'\n{"event": "step"}\n')
+    assert [line['step'] for line in read_log(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_loss_by_noise_level(tmp_path):
+    "The buckets of the log are the means of the errors that the loss has noted."
+    noted = []
+    def loss(denoiser, x, label, note):
+        logsnr = torch.tensor([-15., -3., -3., 12.]*4)
+        note(logsnr, torch.arange(16.))
+        return denoiser(x, torch.zeros(16), label).pow(2).mean()
+    run(tmp_path, dict(steps=1), loss=loss)
+    line, = read_log(tmp_path)
+    assert line['by_logsnr'] == [6., None, 7.5, None, None, None, None, 9.]
+
+
+def test_no_thread_is_left(tmp_path):
+    before = threading.active_count()
+    for i in range(3): run(tmp_path/str(i), dict(steps=3))
+    assert threading.active_count() <= before + 1  # tqdm's monitor
+
+
+def test_layout_in_memory(tmp_path):
+    "channels_last: pictures, weights and optimizer state lie as the config says, also when resumed."
+    seen = []
+    def loss(denoiser, x, label, note):
+        weight = denoiser.input_blocks[1][0].in_layers[2].weight
+        seen.append((x.is_contiguous(memory_format=torch.channels_last), weight.stride(1)))
+        return paper_loss(denoiser, x, label, note)
+    for steps in (2, 4): run(tmp_path, dict(steps=steps, channels_last=True), loss=loss)
+    assert seen == [(True, 1)]*4
+
+
+def test_shares_of_a_batch():
+    "Rank 0 of one, and the batches from a later start."
+    config = TrainConfig(8, 12, flip=False)
+    stream = train_batches(*DATA, config)
+    first = [next(stream) for _ in range(3)]
+    assert [i for i, _, _ in first] == [0, 1, 2]
+    later = next(train_batches(*DATA, config, start=2))
+    assert later[0] == 2 and later[1].equal(first[2][1]) and later[2].equal(first[2][2])
+    x, y = next(batches(*DATA, 12, start=2))
+    assert later[1].equal(from_uint8(x)) and later[2].equal(y)
+
+
+def test_rank_zero_raises_on_every_rank():
+    "Also an error that cannot be sent as it is."
+    class Odd(Exception):
+        def __reduce__(self): raise TypeError('not this one')
+    def fail(): raise Odd('trouble')
+    def ask():
+        with pytest.raises((Odd, RuntimeError), match='trouble'): rank_zero(fail)
+        assert rank_zero(lambda: 7) == 7
+    from cfg_lessons.parallel import process_group
+    def in_group():
+        with process_group(): ask()
+    assert ends(start(2, in_group)) == [0, 0]
+
+
+def test_compiled_names(tmp_path):
+    "A compiled network's checkpoint is that of the network."
+    net = UNet(TINY)
+    assert parallelize(net, TrainConfig(1)) is net
+    assert parallelize(net, TrainConfig(1, compile=True))._orig_mod is net
