@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['CheckpointWriter', 'checkpoints', 'verify', 'latest_valid', 'read_tensors', 'open_checkpoint', 'fingerprint', 'check_whole', 'check_settings', 'locked']
 
-# %% ../nbs/12_engine.ipynb #71666e19
+# %% ../nbs/12_engine.ipynb #c37c57da
 # Checkpoints that are whole or not there, noticed when damaged, open to any ranks.
 import hashlib
 import json
 import os
+import stat
 import time
 import warnings
 from concurrent import futures
@@ -127,15 +128,24 @@ def verify(
 ):
     "What is wrong with a checkpoint, in a few words, or None if every byte is as it was written."
     try:
+        odd = [p.name for p in path.iterdir() if not stat.S_ISREG(p.lstat().st_mode)]
+        if odd: return f'{ascii(odd[0])} is no ordinary file'
         written, found = (path/'SHA256SUMS').read_bytes(), _digests(path).encode()
-        if written == found:
-            step = json.loads((path/'manifest.json').read_text())['step']
-            return None if path.name == f'step_{step:09}' else f'it is of step {step}'
-        differ = {*written.splitlines()} ^ {*found.splitlines()}
-        names = {line.split()[-1].decode(errors='replace') for line in differ if line.split()}
-        return f'{", ".join(sorted(names)) or "SHA256SUMS"} not as written'
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as e: return str(e)
+        if written != found:
+            differ = {*written.splitlines()} ^ {*found.splitlines()}
+            names = [p.name for p in path.iterdir() if any(p.name.encode() in d for d in differ)]
+            return f'{ascii(sorted(names)) if names else "SHA256SUMS"} not as written'
+        manifest = json.loads((path/'manifest.json').read_text())
+        whole = [type(manifest[k]) is int for k in ('step', 'microbatches')]
+        dicts = [isinstance(manifest['settings'][k], dict) for k in ('config', 'recipe', 'data')]
+        if not all(whole + dicts): return 'manifest.json is not that of a run'
+        step = manifest['step']
+        return None if path.name == f'step_{step:09}' else f'it is of step {step}'
+    except PermissionError as e: raise OSError(f'{path} may not be read: {e}.') from None
+    except (OSError, ValueError, RecursionError, TypeError, KeyError) as e:
+        return f'{type(e).__name__}: {e}'
 
+# %% ../nbs/12_engine.ipynb #50cb1774
 def latest_valid(
     folder,  # the run's folder
     say,  # what to do with a sentence
@@ -156,7 +166,7 @@ def latest_valid(
         say(f'{bad} is damaged ({wrong}); it is now {aside.name}, and {path.name} is used.')
     return path if found else None
 
-# %% ../nbs/12_engine.ipynb #a7cafd87
+# %% ../nbs/12_engine.ipynb #d57f4d34
 def read_tensors(
     path,  # a checkpoint
     tensors,  # name -> tensor of the shape that is wanted, also sharded ones; they are filled
@@ -171,9 +181,12 @@ def read_tensors(
     have = {k: kind(m.size, m.properties.dtype) for k, m in saved.items() if k in tensors}
     wrong = misfit(have, {k: kind(t.shape, t.dtype) for k, t in tensors.items()})
     if wrong: raise ValueError(f'{path} is of another network: {wrong}.')
-    dcp.load(tensors, storage_reader=reader, no_dist=rank_and_size()[1] == 1)
+    try: dcp.load(tensors, storage_reader=reader, no_dist=rank_and_size()[1] == 1)
+    except CheckpointException as e:
+        cause = next(iter(e.failures.values()))[0]
+        raise OSError(f'{path} could not be read ({cause}).') from None
 
-# %% ../nbs/12_engine.ipynb #0290fac6
+# %% ../nbs/12_engine.ipynb #639f7cdb
 def open_checkpoint(
     folder,  # the run's folder
     step=0,  # of the checkpoint; 0 for the newest that is valid
@@ -188,7 +201,7 @@ def open_checkpoint(
     if path is None: raise ValueError(f'{found[0]} is damaged: {verify(found[0])}.')
     return path, json.loads((path/'manifest.json').read_text())
 
-# %% ../nbs/12_engine.ipynb #a6e99591
+# %% ../nbs/12_engine.ipynb #35c78671
 def fingerprint(
     *arrays,  # arrays or memory maps of numbers
 ):
@@ -221,7 +234,7 @@ def check_settings(
         raise ValueError(f'{what} was begun with other settings: {"; ".join(differ)}. Give those '
                          'again, or another folder.')
 
-# %% ../nbs/12_engine.ipynb #117a034e
+# %% ../nbs/12_engine.ipynb #8b6fe53e
 @contextmanager
 def locked(
     folder,  # a folder; it is made

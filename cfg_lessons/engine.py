@@ -47,8 +47,10 @@ class TrainConfig:
     bf16: bool = False  # matrix products in bfloat16
     channels_last: bool = False  # layout of pictures and convolutions in memory
     compile: bool = False  # torch.compile
+    tf32: bool = False  # on GPUs, float32 products with ten bits of mantissa
     fsdp: bool = False  # shard weights and optimizer over the ranks (FSDP2), instead of DDP
     activation_checkpointing: bool = False  # compute activations twice instead of keeping them
+    cudnn_benchmark: bool = True  # on GPUs, time convolutions and take the fastest
     gpu_cache_fraction: float = .5  # of a GPU's free memory that the data may take; else from disk
     save_minutes: float = 30.  # minutes between checkpoints
     save_every: int = 0  # steps between checkpoints, besides; 0 for none
@@ -59,8 +61,9 @@ class TrainConfig:
     peak_flops: float = 0.  # FLOP/s of a rank's device by its data sheet, for the log
 
 # What may change when a run goes on
-MUTABLE = ('steps microbatch fsdp activation_checkpointing gpu_cache_fraction save_minutes '
-           'save_every keep log_every max_nonfinite flops_per_example peak_flops').split()
+MUTABLE = ('steps microbatch fsdp activation_checkpointing cudnn_benchmark gpu_cache_fraction '
+           'save_minutes save_every keep log_every max_nonfinite flops_per_example '
+           'peak_flops').split()
 
 # %% ../nbs/12_engine.ipynb #2c10afcf
 def check_config(
@@ -72,13 +75,15 @@ def check_config(
         check_whole(name, getattr(config, name))
     for name in ('microbatch', 'seed', 'save_every', 'keep'):
         check_whole(name, getattr(config, name), 0)
-    for name in ('lr', 'clip', 'weight_decay', 'save_minutes'):
+    for name in ('lr', 'clip', 'weight_decay', 'save_minutes', 'gpu_cache_fraction', 'peak_flops',
+                 'flops_per_example'):
         value = getattr(config, name)
         if type(value) not in (int, float) or not 0 <= value < math.inf:
             raise ValueError(f'{name} is {value!r}; it must be a finite number, 0 or more.')
     decays = config.ema_decay
-    if not isinstance(decays, tuple) or not decays or not all(0 <= d < 1 for d in decays):
-        raise ValueError(f'ema_decay is {decays!r}; it must be a tuple of one or more numbers from '
+    good = isinstance(decays, tuple) and decays and len(set(decays)) == len(decays)
+    if not good or not all(type(d) in (int, float) and 0 <= d < 1 for d in decays):
+        raise ValueError(f'ema_decay is {decays!r}; it must be a tuple of different numbers from '
                          '0 to below 1.')
     share = rank_and_size()[1]*(config.microbatch or 1)
     if config.batch_size % share:
@@ -87,6 +92,8 @@ def check_config(
     if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in net.modules()):
         raise ValueError('The network has a batch norm, whose averages a skipped step would spoil '
                          'for good; use a group norm.')
+    if not any(p.requires_grad for p in net.parameters()):
+        raise ValueError('The network has no parameter to train.')
     if any(p.dtype != torch.float32 for p in net.parameters()):
         raise ValueError('The weights must be float32; bf16 in the config makes products 16 bit.')
     if config.activation_checkpointing and not blocks(net):
@@ -126,7 +133,7 @@ def train_batches(
     layout = torch.channels_last if config.channels_last else torch.preserve_format
     for i, (x, label) in enumerate(stream, start): yield i, x.to(memory_format=layout), label
 
-# %% ../nbs/12_engine.ipynb #24330f78
+# %% ../nbs/12_engine.ipynb #afccad08
 class TrainState:
     "What a checkpoint holds: network, averages, optimizer; alike in one process, DDP and FSDP2."
     def __init__(self,
@@ -137,14 +144,16 @@ class TrainState:
         if config.channels_last and not config.fsdp: net.to(memory_format=torch.channels_last)
         for t in net.state_dict().values():  # all ranks begin with the weights of rank 0
             if size > 1: dist.broadcast(t, 0)
-        self.averages = {f'ema_{decay:g}': EMA(net, decay) for decay in config.ema_decay}
+        self.averages = {f'ema_{decay!r}': EMA(net, decay) for decay in config.ema_decay}
         for one in (net, *(ema.net for ema in self.averages.values())):
             if config.fsdp and size > 1: shard(one)
         self.opt = SkipNonfinite(torch.optim.AdamW(net.parameters(), config.lr, fused=True,
                                                    weight_decay=config.weight_decay), config.clip)
 
     def update(self):
-        "Take one step of the network into each average."
+        "Take one step of the network into each average; buffers are those of rank 0."
+        for b in self.net.buffers():
+            if rank_and_size()[1] > 1: dist.broadcast(b, 0)
         for ema in self.averages.values(): ema.update()
 
     def tensors(self):
@@ -152,6 +161,7 @@ class TrainState:
         net, opt = get_state_dict(self.net, self.opt.opt, options=_FLAT)
         opt = {k: v for k, v in opt.items() if torch.is_tensor(v)}  # the rest is in the config
         parts = dict(net=net, opt=opt | dict(skipped=self.opt.skipped, in_a_row=self.opt.in_a_row))
+        parts['buffer'] = {k: b for k, b in self.net.named_buffers() if k not in net}
         parts |= {name: get_model_state_dict(ema.net) for name, ema in self.averages.items()}
         return {f'{part}.{k}': t for part, tensors in parts.items() for k, t in tensors.items()}
 
@@ -161,11 +171,13 @@ class TrainState:
     ):
         "Take everything from a checkpoint. Raises ValueError if it is of another network."
         read_tensors(path, self.tensors())  # they share their memory with what they are of
-        for ema in self.averages.values(): ema.step = step
+        for ema in self.averages.values():
+            ema.step = step
+            for mine, theirs in zip(ema.net.buffers(), self.net.buffers()): mine.copy_(theirs)
 
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
-# %% ../nbs/12_engine.ipynb #b3547f32
+# %% ../nbs/12_engine.ipynb #d3d09ed9
 def resume(
     folder,  # the run's folder
     state,  # a TrainState; it is loaded
@@ -194,7 +206,7 @@ def _microbatches(config):
     at_once = config['microbatch'] or config['batch_size']//rank_and_size()[1]
     return config['batch_size']//at_once
 
-# %% ../nbs/12_engine.ipynb #2ff20a0e
+# %% ../nbs/12_engine.ipynb #aff8cc6f
 class _Run:
     "One call of `fit`: its clock, and what it writes."
     def __init__(self, folder, state, config, settings, log, start):
@@ -234,7 +246,7 @@ class _Run:
         self.writer.close()
         self.log.close()
 
-# %% ../nbs/12_engine.ipynb #242f40b7
+# %% ../nbs/12_engine.ipynb #7f5126cf
 def _check_nonfinite(run, step):
     "Raise ValueError, the same on every rank, if too many steps in a row were skipped."
     in_a_row = int(run.state.opt.in_a_row)
@@ -249,7 +261,7 @@ def _check_nonfinite(run, step):
                      f'{", ".join(ranks) or "no rank"}. The weights are those before. Last '
                      f'checkpoint: {next(iter(checkpoints(run.folder)), "none")}.')
 
-# %% ../nbs/12_engine.ipynb #53b44cd3
+# %% ../nbs/12_engine.ipynb #5ba5539f
 def fit(
     folder,  # the run's folder; it is made, or the run in it goes on
     net,  # the network, with the weights to begin with, on its device; it is trained in place
@@ -265,8 +277,8 @@ def fit(
     Whatever happened to an earlier run in the folder, it goes on from the newest valid checkpoint.
     Raises ValueError, OSError or MemoryError, in one sentence, on every rank."""
     rank_zero(lambda: check_config(config, net))
-    folder, lr = Path(folder), lr or warmup(config.lr, config.warmup_steps)
-    with locked(folder), stop_requested() as stop, _memory_advice():
+    folder, lr = Path(folder).absolute(), lr or warmup(config.lr, config.warmup_steps)
+    with locked(folder), stop_requested() as stop, _advice(), _numerics(config):
         settings = rank_zero(lambda: _settings(config, recipe, data))
         state, log = TrainState(net, config), Log(folder, settings)
         start = done = resume(folder, state, settings, log)
@@ -294,9 +306,10 @@ def fit(
             log.line('stop', step=done, why=ended)
     return ended
 
-# %% ../nbs/12_engine.ipynb #d7ece6ce
+# %% ../nbs/12_engine.ipynb #6cabafa4
 def _settings(config, recipe, data):
     "What a run must not change, as JSON gives it back."
+    if not isinstance(recipe, dict | None): raise ValueError('recipe must be a dict, or None.')
     facts = dict(config=asdict(config), recipe=recipe or {},
                  data=dict(shape=data[0].shape, sha256=fingerprint(*data)))
     try: return json.loads(json.dumps(facts, allow_nan=False))
@@ -304,11 +317,25 @@ def _settings(config, recipe, data):
         raise ValueError(f'recipe holds more than finite numbers and words: {e}.') from None
 
 @contextmanager
-def _memory_advice():
-    "Say in one sentence what helps when a device is out of memory, for the time of a `with`."
+def _advice():
+    "Say in one sentence what helps with PyTorch's errors, for the time of a `with`."
     try: yield
     except torch.OutOfMemoryError as e:
         raise MemoryError(
             f'Out of memory ({str(e).splitlines()[0]}). Call again with a smaller microbatch, with '
             'activation_checkpointing, or with gpu_cache_fraction=0; a run may change these as it '
             'goes on.') from None
+    except RuntimeError as e:
+        if 'find_unused_parameters' not in str(e): raise
+        raise ValueError('Some parameters of the network got no gradient, which DDP cannot have; '
+                         'take them out, or train with fsdp.') from None
+
+@contextmanager
+def _numerics(config):
+    "How GPUs compute, as the config says, for the time of a `with`."
+    matmul, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
+    matmul.allow_tf32 = config.tf32
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=config.cudnn_benchmark,
+                                        deterministic=False, allow_tf32=config.tf32): yield
+    finally: matmul.allow_tf32 = before

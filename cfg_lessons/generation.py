@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['generate']
 
-# %% ../nbs/12_engine.ipynb #1747d159
+# %% ../nbs/12_engine.ipynb #cdd1e85f
 # Many pictures, shared among processes, and picture i a function of (seed, i).
+import hashlib
 import json
 import math
 import os
 import re
+import sys
 from itertools import groupby
 from pathlib import Path
 from shutil import disk_usage, rmtree
@@ -26,7 +28,7 @@ from .images import to_uint8
 from .sampling import seeded
 from .training import whole_file
 
-# %% ../nbs/12_engine.ipynb #304beb32
+# %% ../nbs/12_engine.ipynb #6edc1a8f
 def generate(
     folder,  # where the pictures go; it is made, or the work in it goes on
     draw,  # draw(noise, label) -> pictures in [-1, 1], (B, C, H, W); noise as from `seeded`
@@ -44,27 +46,39 @@ def generate(
     folder, labels = Path(folder), np.asarray(labels)
     _check_request(labels, shape, seed, batch_size)
     request = dict(seed=seed, shape=list(shape), n=len(labels), labels=fingerprint(labels),
-                   made=json.loads(json.dumps(made)))
+                   made=json.loads(_json(json.dumps, made, 'made')))
     _claim(folder, request)
     rank, size = (int(os.environ.get(k, d)) for k, d in [('RANK', 0), ('WORLD_SIZE', 1)])
     starts = range(0, len(labels), batch_size)[rank::size]
     for start in tqdm(starts, disable=None if rank == 0 else True):
-        rows = np.setdiff1d(np.arange(start, min(start + batch_size, len(labels))), _done(folder))
+        rows = np.arange(start, min(start + batch_size, len(labels)))
+        rows = np.setdiff1d(rows, _done(folder, len(labels)))
         if len(rows): _draw(folder, draw, rows, labels, shape, seed, device)
-    if len(_done(folder)) == len(labels): _join(folder, request, labels)
+    done = len(_done(folder, len(labels)))
+    if done == len(labels): _join(folder, request, labels)
+    elif rank == 0: sys.stderr.write(f'{done} of {len(labels)} pictures are there; others are at '
+                                     'work, or call again.\n')
 
+# %% ../nbs/12_engine.ipynb #7b0e4b71
 def _draw(folder, draw, rows, labels, shape, seed, device):
     "Make the pictures of some rows; a file for each run of neighbours."
     label = torch.from_numpy(labels[rows].astype(np.int64)).to(device)
-    with torch.no_grad(): x = to_uint8(draw(seeded(seed, rows), label)).cpu().numpy()
+    exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    with torch.no_grad(), exact: x = to_uint8(draw(seeded(seed, rows), label)).cpu().numpy()
     if x.shape != (len(rows), *shape):
         raise ValueError(f'draw returned {x.shape} for {len(rows)} pictures of {tuple(shape)}.')
     for _, run in groupby(enumerate(rows), lambda pair: pair[1] - pair[0]):
         places, numbers = zip(*run)
-        name = f'rows_{numbers[0]:09}_{numbers[-1] + 1:09}.npy'
-        with whole_file(folder/'parts'/name) as f: np.save(f, x[places[0]:places[-1] + 1])
+        part = x[places[0]:places[-1] + 1]
+        name = f'rows_{numbers[0]:09}_{numbers[-1] + 1:09}_{_digest(part)}.npy'
+        try:
+            with whole_file(folder/'parts'/name) as f: np.save(f, part)
+        except OSError:
+            if not (folder/'notes.json').exists(): raise  # else others have joined all parts
 
-# %% ../nbs/12_engine.ipynb #d7882d34
+def _digest(x): return hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()[:16]
+
+# %% ../nbs/12_engine.ipynb #522dd7b8
 def _check_request(labels, shape, seed, batch_size):
     "Raise ValueError, in one sentence, for pictures that cannot be made."
     if labels.ndim != 1 or labels.dtype.kind not in 'iu' or (labels < NULL).any():
@@ -88,41 +102,56 @@ def _claim(folder, request):
         except FileExistsError: pass  # another process was first
         finally: part.unlink()
         if need >= room: raise OSError(f'{folder} has no room for pictures of {need/1e9:,.1f} GB.')
-    try: before = json.loads(path.read_text())
-    except ValueError as e:
-        raise ValueError(f'{path} is damaged ({e}); remove {folder} and begin again.') from None
+    before = _json(json.loads, path.read_text(), path)
     flat = lambda r: {k: v for k, v in r.items() if k != 'made'} | r.get('made', {})
     check_settings(flat(before), flat(request), (), folder)
 
-def _parts(folder):
-    "The parts that are there: (first row, row after the last, path), in order."
-    found = [(re.fullmatch(r'rows_(\d{9})_(\d{9})\.npy', p.name), p)
-             for p in sorted((folder/'parts').glob('rows_*.npy'))]
-    return [(int(m[1]), int(m[2]), p) for m, p in found if m]
+def _json(f, x, what):
+    "f(x), json.loads or json.dumps, for a dict; raises ValueError, in one sentence."
+    try: found = f(x)
+    except (TypeError, ValueError, RecursionError) as e:
+        raise ValueError(f'{what} is no dict of numbers and words ({e}).') from None
+    if not isinstance(found if f is json.loads else x, dict):
+        raise ValueError(f'{what} is no dict of numbers and words.')
+    return found
 
-def _done(folder):
+def _parts(folder, n):
+    "The parts that are there: (first row, row after the last, digest, path), in order."
+    found = [(re.fullmatch(r'rows_(\d{9})_(\d{9})_(\w{16})\.npy', p.name), p)
+             for p in sorted((folder/'parts').glob('rows_*.npy')) if p.is_file()]
+    parts = [(int(m[1]), int(m[2]), m[3], p) for m, p in found if m]
+    return [part for part in parts if part[0] < part[1] <= n]
+
+# %% ../nbs/12_engine.ipynb #392d0355
+def _done(folder, n):
     "The rows that are there already, in order."
-    if (folder/'notes.json').exists():
-        return np.arange(json.loads((folder/'notes.json').read_text())['n'])
-    rows = [np.arange(a, b) for a, b, _ in _parts(folder)]
+    if (folder/'notes.json').exists() and (folder/'images.npy').exists(): return np.arange(n)
+    rows = [np.arange(a, b) for a, b, _, _ in _parts(folder, n)]
     return np.unique(np.concatenate([np.arange(0), *rows]))
 
-# %% ../nbs/12_engine.ipynb #3faeeb05
 def _join(folder, request, labels):
     "Make one set of the parts, in the form of `save_images`; then they are removed."
+    shape = len(labels), *request['shape']
     with FileLock(folder/'.lock'):
         if not (folder/'notes.json').exists():
-            shape, part = (len(labels), *request['shape']), folder/'images.npy.part'
-            x = np.lib.format.open_memmap(part, 'w+', np.uint8, shape)
-            for first, end, path in _parts(folder):
-                try: x[first:end] = np.load(path)
-                except (ValueError, EOFError) as e:
-                    path.unlink()
-                    raise ValueError(f'{path} was damaged ({e}) and is removed; call again to make '
-                                     'its pictures anew.') from None
-            x.flush()
-            part.replace(folder/'images.npy')
+            with whole_file(folder/'images.npy') as f:
+                facts = dict(descr='|u1', fortran_order=False, shape=shape)
+                np.lib.format.write_array_header_1_0(f, facts)
+                at = 0
+                for first, end, digest, path in _parts(folder, len(labels)):
+                    x = _read(path, (end - first, *shape[1:]), digest)
+                    f.write(x[at - first:].tobytes())  # two parts may overlap
+                    at = max(at, end)
             with whole_file(folder/'labels.npy') as f: np.save(f, np.int64(labels))
             notes = request | dict(images=list(shape))
             with whole_file(folder/'notes.json') as f: f.write(json.dumps(notes, indent=1).encode())
         rmtree(folder/'parts', ignore_errors=True)
+        for path in (*folder.glob('*.part'), *folder.glob('request.*.json')): path.unlink()
+
+def _read(path, shape, digest):
+    "A part; one that is not as it was written is removed. Raises ValueError."
+    try: x = np.load(path)
+    except (ValueError, EOFError): x = np.empty(0)
+    if x.dtype == np.uint8 and x.shape == shape and _digest(x) == digest: return x
+    path.unlink()
+    raise ValueError(f'{path} was damaged and is removed; call again to make its pictures anew.')

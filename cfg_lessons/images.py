@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'HUES', 'TEXTURES', 'digits', 'from_uint8', 'to_uint8', 'save_images', 'open_images', 'shuffled', 'batches',
-           'sent', 'ahead', 'scaled', 'flipped', 'silhouette', 'scene', 'hues_of', 'side_by_side', 'scenes', 'odd_file']
+           'taken', 'sent', 'ahead', 'scaled', 'flipped', 'silhouette', 'scene', 'hues_of', 'side_by_side', 'scenes',
+           'odd_file']
 
 # %% ../nbs/09_images.ipynb #1c409143
 import colorsys
@@ -141,7 +142,15 @@ def batches(
         order = {e: order[e] if e in order else shuffled(len(x), seed, e) for e in np.unique(epoch)}
         rows = np.concatenate([order[e][place[epoch == e]] for e in order])
         rows = rows.reshape(ranks, -1)[rank]
-        yield tuple(sent(torch.as_tensor(a[rows]), device) for a in (x, y))
+        yield tuple(sent(taken(a, rows), device) for a in (x, y))
+
+def taken(
+    a,  # an array or memory map or tensor, (N, ...)
+    rows,  # which of them, (B,) whole numbers
+):
+    "Some rows, a tensor where the array is; the host does not wait for a GPU."
+    if not torch.is_tensor(a): return torch.as_tensor(a[rows])
+    return a[sent(torch.as_tensor(rows), a.device)]
 
 # %% ../nbs/09_images.ipynb #eb6ef150
 def sent(

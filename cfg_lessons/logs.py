@@ -27,10 +27,10 @@ from .parallel import rank_and_size, rank_zero
 from .sampling import seeded
 from .training import mixed_seed, whole_file
 
-# %% ../nbs/12_engine.ipynb #e39858f1
+# %% ../nbs/12_engine.ipynb #2fc0aa68
 EDGES = (-10., -5., -2., 0., 2., 5., 10.)  # log-SNR between the buckets of the log
 
-# %% ../nbs/12_engine.ipynb #099c9814
+# %% ../nbs/12_engine.ipynb #b8b41500
 class Metrics:
     "Sums of what happens in training, kept on the device, read once in a while."
     def __init__(self,
@@ -79,7 +79,7 @@ class Metrics:
         self.clear()
         return dict(loss=means[0], norm=means[1], by_logsnr=means[2:], steps_per_second=speed)
 
-# %% ../nbs/12_engine.ipynb #24d890e8
+# %% ../nbs/12_engine.ipynb #8467e888
 class Log:
     """Writes what happens to log.jsonl, to TensorBoard if it is installed, and to Weights & Biases
     if that is installed and WANDB_PROJECT is set. On rank 0; the others do nothing."""
@@ -95,9 +95,11 @@ class Log:
         "Note what runs where, and open what draws curves."
         self.line('start', from_step=step, ranks=rank_and_size()[1], **_environment())
         if rank_and_size()[0]: return
-        if find_spec('tensorboard'): self.curves.append(_tensorboard(self.folder, step))
-        if os.environ.get('WANDB_PROJECT') and find_spec('wandb'):
-            self.curves.append(_wandb(self.folder, self.settings))
+        try:
+            if find_spec('tensorboard'): self.curves.append(_tensorboard(self.folder, step))
+            if os.environ.get('WANDB_PROJECT') and find_spec('wandb'):
+                self.curves.append(_wandb(self.folder, self.settings))
+        except Exception as e: self.warn(f'Curves are not drawn: {e}')  # no reason to end
 
     def line(self,
         event,  # "start", "step", "save", "stop" or "warning"
@@ -128,7 +130,7 @@ class Log:
         "End the files of curves."
         for _, close in self.curves: close()
 
-# %% ../nbs/12_engine.ipynb #24eb380a
+# %% ../nbs/12_engine.ipynb #22a61d57
 def _tensorboard(folder, step):
     "(draw(numbers, step), close()) for TensorBoard."
     from torch.utils.tensorboard import SummaryWriter
@@ -153,7 +155,7 @@ def _environment():
         diff = subprocess.run(['git', '-C', here, 'diff', 'HEAD', '--', '.'], capture_output=True,
                               text=True).stdout
     return dict(machine=machine(), host=platform.node(), system=platform.platform(), commit=code,
-                diff=diff, tf32=torch.backends.cuda.matmul.allow_tf32)
+                diff=diff, tf32=torch.backends.cudnn.allow_tf32)
 
 def _append(path, facts):
     "Add a line to a log, also after a line that a crash has torn."
@@ -167,7 +169,7 @@ def _append(path, facts):
             f.write(f'{line}\n'.encode())
     except OSError as e: raise OSError(f'{path} could not be written: {e}.') from None
 
-# %% ../nbs/12_engine.ipynb #12607582
+# %% ../nbs/12_engine.ipynb #5b80048e
 def read_log(
     folder,  # the run's folder
     event='step',  # which lines: "step", "start", "save", "stop", "warning"
@@ -184,7 +186,7 @@ def read_log(
     if event != 'step': return lines
     return [line for _, line in sorted({v['step']: v for v in lines if 'step' in v}.items())]
 
-# %% ../nbs/12_engine.ipynb #3999f7e6
+# %% ../nbs/12_engine.ipynb #81d65497
 def validation_loss(
     loss,  # loss(denoiser, x, label, note) -> scalar, as for `fit`
     x,  # held-out bytes, (N, C, H, W)

@@ -64,7 +64,8 @@ def rank_zero(
         try: result = f()
         except Exception as e: error = e
     if size > 1:
-        kind = next((k for k in (OSError, ValueError) if isinstance(error, k)), RuntimeError)
+        known = (OSError, ValueError, MemoryError)
+        kind = next((k for k in known if isinstance(error, k)), RuntimeError)
         text = f'{type(error).__name__}: {error}' if kind is RuntimeError else str(error)
         shared = [result, error and kind(text)]
         dist.broadcast_object_list(shared)
@@ -202,8 +203,10 @@ class SkipNonfinite:
     @torch.no_grad()
     def step(self):
         "Take the step, unless the gradient is not finite."
+        own = [p for group in self.param_groups for p in group['params'] if p.requires_grad]
+        for p in own:  # what the loss did not reach has a state as well, from the first step on
+            if p.grad is None: p.grad = torch.zeros_like(p)
         self.scaler.unscale_(self.opt)  # by 1: this only looks whether all is finite
-        own = [p for group in self.param_groups for p in group['params']]
         self.norm = _whole(clip_grad_norm_(own, self.clip))
         self.scaler.step(self.opt)
         self.scaler.update(1.)

@@ -161,7 +161,9 @@ def whole_file(
         with part:
             yield part
             part.flush(), os.fsync(part.fileno())
-        Path(part.name).chmod(0o644)
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(part.name).chmod(0o666 & ~mask)  # as any file that this user makes
         Path(part.name).replace(path)
     except OSError as e:
         raise OSError(f'{path} could not be written ({e}); what was there is unchanged.') from None

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ADM64', 'ADM128', 'ADM256', 'DIGITS', 'CLASSIFIER64', 'CLASSIFIER128', 'CLASSIFIER256', 'CLASSIFIER_DIGITS', 'OPENAI',
-           'RELEASED', 'norm', 'halved', 'doubled', 'as_it_is', 'modulated', 'ResBlock', 'Attention', 'UNetConfig',
-           'check_config', 'Down', 'Up', 'Stage', 'way_down', 'bridge', 'way_up', 'time_embedding', 'told', 'UNet',
-           'check_pictures', 'check_classes', 'openai_levels', 'TableStep', 'eps_only', 'AttentionPool',
-           'UNetClassifier', 'released', 'for_sampling']
+           'RELEASED', 'norm', 'GroupNorm', 'group_norm', 'halved', 'doubled', 'as_it_is', 'modulated', 'ResBlock',
+           'Attention', 'UNetConfig', 'check_config', 'Down', 'Up', 'Stage', 'way_down', 'bridge', 'way_up',
+           'time_embedding', 'told', 'UNet', 'check_pictures', 'check_classes', 'openai_levels', 'TableStep',
+           'eps_only', 'AttentionPool', 'UNetClassifier', 'released', 'for_sampling']
 
 # %% ../nbs/10_unet.ipynb #8f119d79
 import copy
@@ -30,7 +30,29 @@ def norm(
     if channels % 32:
         raise ValueError(f'{channels} channels do not divide into 32 groups; use a width that is '
                          'a multiple of 32.')
-    return nn.GroupNorm(32, channels)
+    return GroupNorm(32, channels)
+
+class GroupNorm(nn.GroupNorm):
+    """PyTorch's, in the precision of its input also under autocast, which on CUDA would make its
+    answer and all up to the next convolution float32: twice the memory and twice the traffic. The
+    kernel sums in float32 in any case."""
+    def forward(self,
+        h,  # pictures, (B, C, H, W)
+    ):
+        "Normalised pictures, the shape and the precision of h."
+        return group_norm(h, self.num_groups, self.weight, self.bias, self.eps)
+
+def group_norm(
+    h,  # pictures, (B, C, H, W)
+    groups,  # how many
+    weight,  # (C,)
+    bias,  # (C,)
+    eps,  # added to the variance
+):
+    "torch.group_norm in the precision of h, whatever autocast says."
+    if not h.is_cuda: return torch.group_norm(h, groups, weight, bias, eps)
+    with torch.autocast('cuda', enabled=False):  # its kernel wants one precision
+        return torch.group_norm(h, groups, weight.to(h.dtype), bias.to(h.dtype), eps)
 
 def halved(
     h,  # pictures, (B, C, H, W)
@@ -66,7 +88,7 @@ def modulated(
         scale = scale.to(h.dtype)
         return torch.addcmul(shift[:, :, None, None], norm(h), scale[:, :, None, None])
     weight, bias = (scale*norm.weight).flatten(), (scale*norm.bias + shift).flatten()
-    h = torch.group_norm(h.reshape(1, b*c, *side), b*norm.num_groups, weight, bias, norm.eps)
+    h = group_norm(h.reshape(1, b*c, *side), b*norm.num_groups, weight, bias, norm.eps)
     return h.reshape(b, c, *side)
 
 # %% ../nbs/10_unet.ipynb #00a18aef

@@ -48,7 +48,6 @@ WAITS = {
 COPIES = {
     'Metrics.__init__': (2, 'eight numbers, once a training'),
     'cache_on_device': (1, 'the whole set, once a training'),
-    'batches': (2*STEPS, 'the numbers of rows, in the thread of `ahead`'),
     'flipped': (2*STEPS, 'a byte a picture, non_blocking'),
     'read_tensors': (math.inf, 'a checkpoint, once a training'),
     'validation_loss.hook': (8, 'held-out pictures, at a checkpoint'),
@@ -85,7 +84,7 @@ class Watch(TorchDispatchMode):
     "Notes where the host waits for the GPU, what is copied there, and how convolutions are done."
     def __init__(self):
         super().__init__()
-        self.waits, self.copies, self.convs = Counter(), Counter(), Counter()
+        self.waits, self.copies, self.convs, self.norms = (Counter() for _ in range(4))
         self.rounds = 0  # trainings and batches of pictures
 
     def wait(self, t):
@@ -107,6 +106,8 @@ class Watch(TorchDispatchMode):
         if op is aten.copy_: self.crossing(args[1], t, args[2:] == (True,))
         if op is aten.convolution and torch.is_grad_enabled(): self.conv(*args[:2])
         if op is aten.convolution_backward: self.conv(*args[1:3])
+        if op in (aten.native_group_norm, aten.silu) and torch.is_grad_enabled() and t.ndim == 4:
+            self.norms[f'{op.__name__} in {t.dtype}'] += 1
         return out
 
     def number(self, t):
@@ -237,7 +238,8 @@ def fit(watch, folder, make='UNet', hooks=(), **changes):
         engine.fit(folder, network(make), loss, DATA, engine.TrainConfig(**options | changes),
                    hooks=hooks)
     kinds = {*watch.convs} - {'torch.bfloat16, channels last'}
-    return [f'convolution in {kind}' for kind in kinds] + misplaced(states[-1])
+    wide = [kind for kind in watch.norms if 'bfloat16' not in kind]
+    return [f'convolution in {kind}' for kind in kinds] + wide + misplaced(states[-1])
 
 
 def misplaced(state):
@@ -427,9 +429,9 @@ FAULTS = {
         'classify', 'training', 'copy.deepcopy(net).eval()', 'copy.deepcopy(net).cpu().eval()',
         'ema_0.9999 on cpu'),
     'optimizer state on the CPU after a resume': Fault(
-        'resume', 'engine', 'for ema in self.averages.values(): ema.step = step',
-        """for s in self.opt.opt.state.values(): s.update({k: t.cpu() for k, t in s.items()})
-        for ema in self.averages.values(): ema.step = step""", 'optimizer exp_avg on cpu'),
+        'resume', 'engine', 'ema.step = step', """ema.step = step
+            for s in self.opt.opt.state.values(): s.update({k: t.cpu() for k, t in s.items()})""",
+        'optimizer exp_avg on cpu'),
     'a checkpoint loaded into copies on the CPU': Fault(
         'resume', 'engine', 'read_tensors(path, self.tensors())',
         'read_tensors(path, {k: t.cpu() for k, t in self.tensors().items()})', 'into copies'),
@@ -449,6 +451,9 @@ FAULTS = {
     'autocast for the CPU': Fault(
         'classify', 'networks', 'torch.autocast(z.device.type,', "torch.autocast('cpu',",
         'torch.float32'),
+    'norms in float32': Fault(
+        'classify', 'unet', "torch.autocast('cuda', enabled=False)",
+        "torch.autocast('cuda')", 'silu in torch.float32'),
     'bf16 forgotten': Fault(
         'classify', 'engine', 'in_bf16(model) if config.bf16 else model', 'model', 'torch.float32'),
     'pictures with channels first': Fault(

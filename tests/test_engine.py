@@ -20,7 +20,8 @@ from engine_worker import DATA, TINY, apart, ends, paper_loss, run, start, tenso
 from PIL import Image
 from torch.nn.utils.parametrizations import spectral_norm
 
-from cfg_lessons.checkpoints import checkpoints, fingerprint, open_checkpoint, verify
+from cfg_lessons.checkpoints import (_digests, checkpoints, fingerprint, open_checkpoint,
+                                     verify)
 from cfg_lessons.engine import TrainConfig, train_batches
 from cfg_lessons.images import batches, from_uint8
 from cfg_lessons.logs import read_log, sample_grid, validation_loss
@@ -112,6 +113,46 @@ def test_buffers_that_change_in_forward(tmp_path, n):
     for folder, stops in (('straight', (8,)), ('cut', (3, 8))):
         for steps in stops:
             trained(n, tmp_path/folder, dict(steps=steps), make=lambda: Spectral(TINY))
+    assert apart(tmp_path/'straight', tmp_path/'cut') == 0
+
+
+class Unused(UNet):
+    "A network with a parameter that the loss does not reach."
+    def __init__(self, config):
+        super().__init__(config)
+        self.spare = torch.nn.Linear(3, 3)
+
+
+@pytest.mark.parametrize('n, option', [(1, {}), (2, dict(fsdp=True))], ids=str)
+def test_parameters_without_gradient(tmp_path, n, option):
+    for folder, stops in (('straight', (8,)), ('cut', (3, 8))):
+        for steps in stops:
+            trained(n, tmp_path/folder, dict(steps=steps) | option, make=lambda: Unused(TINY))
+    assert apart(tmp_path/'straight', tmp_path/'cut') == 0
+
+
+def test_parameters_without_gradient_under_ddp_are_a_sentence(tmp_path, capfd):
+    assert ends(start(2, run, tmp_path, make=lambda: Unused(TINY))) == [1, 1]
+    assert 'got no gradient, which DDP cannot have' in capfd.readouterr().err
+
+
+class Counting(UNet):
+    "Buffers that depend on the data, so on the rank, and that a state dict leaves out."
+    def __init__(self, config, persistent):
+        super().__init__(config)
+        self.register_buffer('seen', torch.zeros(()), persistent=persistent)
+    def forward(self, z, logsnr, label):
+        self.seen = self.seen.lerp(z.mean(), .1)
+        return super().forward(z, logsnr, label) + self.seen
+
+
+@pytest.mark.parametrize('n, option, persistent', [
+    (1, {}, False), (2, {}, True), (2, dict(fsdp=True), True), (2, dict(fsdp=True), False)], ids=str)
+def test_buffers_that_depend_on_the_data(tmp_path, n, option, persistent):
+    for folder, stops in (('straight', (8,)), ('cut', (3, 8))):
+        for steps in stops:
+            trained(n, tmp_path/folder, dict(steps=steps) | option,
+                    make=lambda: Counting(TINY, persistent))
     assert apart(tmp_path/'straight', tmp_path/'cut') == 0
 
 
@@ -375,6 +416,24 @@ def test_only_checkpoints_are_taken_for_checkpoints(tmp_path):
     assert [p.name[:7] for p in sorted(folder.iterdir())] == ['damaged', 'step_00', 'step_my']
 
 
+@pytest.mark.parametrize('text', ['', '[]', '['*100_000, '{"step": "3"}', '{"step": 3}', '7'])
+def test_a_manifest_that_is_none(tmp_path, text):
+    "Also with a digest that fits: words, and an older checkpoint, instead of a traceback."
+    run(tmp_path, dict(steps=6))
+    path = checkpoints(tmp_path)[0]
+    (path/'manifest.json').write_text(text)
+    (path/'SHA256SUMS').write_text(_digests(path))
+    assert verify(path)
+    assert open_checkpoint(tmp_path)[0].name == 'step_000000003'
+
+
+def test_odd_files_in_a_checkpoint_hang_nothing(tmp_path):
+    run(tmp_path, dict(steps=3))
+    path = checkpoints(tmp_path)[0]
+    os.mkfifo(path/'fifo')
+    assert 'is no ordinary file' in verify(path)
+
+
 def test_digests_are_those_of_sha256sum(straight):
     done = subprocess.run(['sha256sum', '--check', 'SHA256SUMS'], cwd=checkpoints(straight)[0])
     assert done.returncode == 0
@@ -388,7 +447,7 @@ def test_no_pickle_is_written_or_read(straight, tmp_path):
     shard = next(checkpoints(tmp_path)[0].glob('shard*'))
     shard.write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
     sums = checkpoints(tmp_path)[0]/'SHA256SUMS'
-    sums.write_text(__import__('cfg_lessons.checkpoints').checkpoints._digests(sums.parent))
+    sums.write_text(_digests(sums.parent))
     with pytest.raises(ValueError, match='is of another network|cannot be read'): run(tmp_path)
     assert not Path('pwned').exists()
 
@@ -443,7 +502,8 @@ def test_out_of_memory_is_a_sentence(tmp_path):
 @pytest.mark.parametrize('wrong', [
     dict(lr=-1.), dict(warmup_steps=0), dict(seed=-1), dict(seed=2**70), dict(steps=12.5),
     dict(batch_size='16'), dict(clip=math.nan), dict(microbatch=-1), dict(ema_decay=(1.,)),
-    dict(ema_decay=()), dict(ema_decay=.9), dict(save_minutes=math.inf)], ids=str)
+    dict(ema_decay=()), dict(ema_decay=.9), dict(ema_decay=(.9, .9)), dict(ema_decay=('a',)),
+    dict(save_minutes=math.inf), dict(peak_flops='x')], ids=str)
 def test_a_wrong_config_leaves_no_trace(tmp_path, wrong):
     with pytest.raises(ValueError, match=f'{[*wrong][0]} is .*; it must be'): run(tmp_path/'x', wrong)
     assert not (tmp_path/'x').exists()
@@ -532,6 +592,20 @@ def init(**kwargs): calls.append(sorted(kwargs)); return Run()
     run(tmp_path/'with', dict(steps=2))
     losses = [line['loss'] for line in read_log(tmp_path/'with')]
     assert wandb.calls == [['config', 'dir', 'id', 'resume'], (1, losses[0]), (2, losses[1]), (2, None), 'finish']
+
+
+def test_curves_that_cannot_be_drawn_end_nothing(tmp_path):
+    "A file where TensorBoard wants its folder; with two ranks."
+    (tmp_path/'tensorboard').write_text('in the way')
+    trained(2, tmp_path, dict(steps=3))
+    assert 'Curves are not drawn' in read_log(tmp_path, 'warning')[0]['text']
+
+
+def test_files_are_as_private_as_the_user_wants(tmp_path):
+    before = os.umask(0o077)
+    try: run(tmp_path/'run', dict(steps=3))
+    finally: os.umask(before)
+    assert {p.stat().st_mode & 0o077 for p in (tmp_path/'run').rglob('*')} == {0}
 
 
 def test_a_torn_line_of_the_log_spoils_no_other(tmp_path):

@@ -12,9 +12,6 @@ import pytest
 import torch
 
 HERE = Path(__file__).resolve().parent
-WARNED = {  # not mended yet
-    'train': 'validation_loss does not tell fork_rng its GPU, so it asks all of them',
-    'recipe': 'cache_on_device makes tensors of a memory map that may not be written'}
 PACKAGES = Path(torch.__file__).resolve().parent.parent
 
 
@@ -52,8 +49,7 @@ def test_nothing_is_wrong(found, scene):
 
 
 @pytest.mark.parametrize('scene', fake_gpu.SCENES)
-def test_nothing_is_warned_of(found, scene, request):
-    if scene in WARNED: request.applymarker(pytest.mark.xfail(strict=True, reason=WARNED[scene]))
+def test_nothing_is_warned_of(found, scene):
     assert found[scene]['told'] == []
 
 

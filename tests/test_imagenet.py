@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from cfg_lessons import imagenet
-from cfg_lessons.distributed import read_log
+from cfg_lessons.checkpoints import open_checkpoint
+from cfg_lessons.logs import read_log
 from cfg_lessons.images import HUES, KINDS, hues_of, open_images, scenes
 from cfg_lessons.imagenet import (RECIPES, area, command, cost, decoded, dhariwal, evaluate_samples, found_in, generate_samples, guided_by, labels_of,
                                   levels_of, prepare, source_of, train_recipe)
@@ -250,8 +251,9 @@ def test_train_goes_on_and_refuses_what_differs(small_set, small_run, tmp_path):
     with pytest.raises(ValueError, match='off names speed'): train_recipe('small', small_set, tmp_path/'x', off='speed', device='cpu')
     with pytest.raises(ValueError, match='has 3 classes, the recipe is for 8'): train_recipe('rehearsal', small_set, tmp_path/'x', device='cpu')
     with pytest.raises(ValueError, match='size 64'): train_recipe('imagenet64', small_set, tmp_path/'x', device='cpu')
-    settings = json.loads((small_run/'settings.json').read_text())
-    assert (settings['recipe'], settings['preparation'], settings['p_uncond']) == ('small', 'area', .1)
+    recipe = open_checkpoint(small_run)[1]['settings']['recipe']
+    assert (recipe['name'], recipe['preparation'], recipe['p_uncond']) == ('small', 'area', .1)
+    assert recipe['network'] == json.loads(json.dumps(asdict(SMALL)))
 
 
 def test_generate_and_evaluate(small_set, small_run, tmp_path):
@@ -260,7 +262,7 @@ def test_generate_and_evaluate(small_set, small_run, tmp_path):
     folders = generate(w='0,2')
     first = [(f/'images.npy').read_bytes() for f in folders]
     assert generate(w='0,2') == folders and [(f/'images.npy').read_bytes() for f in folders] == first and first[0] != first[1]
-    for wrong, words in [(dict(w='2', steps=5), 'holds other pictures'), (dict(w='a'), 'give different numbers'), (dict(w='0,nan'), 'give different'), (dict(w='1,1.0'), 'give different'), (dict(sampler='euler'), 'choose ancestral'), (dict(steps=1), 'steps is 1'), (dict(images=0), 'images is 0'), (dict(mix=2.), 'mix is 2'), (dict(device='cdua'), 'device is'),
+    for wrong, words in [(dict(w='2', steps=5), 'T was 4 and is 5'), (dict(w='a'), 'give different numbers'), (dict(w='0,nan'), 'give different'), (dict(w='1,1.0'), 'give different'), (dict(sampler='euler'), 'choose ancestral'), (dict(steps=1), 'steps is 1'), (dict(images=0), 'images is 0'), (dict(mix=2.), 'mix is 2'), (dict(device='cdua'), 'device is'),
                          (dict(batch_size=-1), 'batch_size is -1')]:
         with pytest.raises(ValueError, match=words): generate(**wrong)
     paths = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'cards', splits=1, device='cpu')
@@ -327,7 +329,7 @@ def test_openais_files(monkeypatch, tmp_path):
         made, = generate_samples(tmp_path/'64x64_diffusion.pt', tmp_path/sampler, '0', 4, 5, sampler=sampler, batch_size=4, device='cpu')
         assert open_images(made)[0].std() > 1
     source, z = source_of(tmp_path/'256x256_diffusion.pt'), torch.randn(2, 3, 16, 16)
-    one, = guided_by(source, 1.5, source_of(tmp_path/'256x256_diffusion_uncond.pt'))
+    one = guided_by(source, 1.5, source_of(tmp_path/'256x256_diffusion_uncond.pt'))
     told = torch.tensor([0., 1.]), torch.tensor([1, 2])
     with torch.no_grad():
         strong, weak = (imagenet.released(name) for name in ('256x256_diffusion', '256x256_diffusion_uncond'))
