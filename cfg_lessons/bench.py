@@ -8,8 +8,9 @@ __all__ = ['MIDDLING', 'SWITCHES', 'COMPILED', 'PRECISIONS', 'BENCHES', 'clock_o
            'AsDenoiser', 'denoisers', 'made_up', 'in_reach', 'forward_cases', 'own', 'programs', 'training_step',
            'training_makers', 'engine_step', 'option_makers', 'free', 'diffusers_sampler', 'lucidrains_sampler',
            'sampler_cases', 'twins', 'probe', 'some', 'apart', 'compare', 'tables_apart', 'flops', 'matrix_rate',
-           'guided_run', 'alone', 'largest', 'gpu_training', 'gpu_sampling', 'patterns', 'engine_run', 'gpu_losses',
-           'gpu_resume', 'cpu_bench', 'twin_bench', 'gpu_bench', 'table', 'facts_of', 'failed', 'main', 'said']
+           'activation_bytes', 'guided_run', 'alone', 'largest', 'gpu_training', 'gpu_sampling', 'patterns',
+           'engine_run', 'gpu_losses', 'gpu_resume', 'cpu_bench', 'twin_bench', 'gpu_bench', 'table', 'facts_of',
+           'failed', 'main', 'said']
 
 # %% ../nbs/94_bench.ipynb #ad859f88
 import argparse
@@ -28,22 +29,25 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 from statistics import median, quantiles
+from unittest.mock import patch
 
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
 
+from .checkpoints import checkpoints, read_tensors
 from .classifier_free import classifier_free
 from .diffusion import NULL, cosine
-from .checkpoints import checkpoints, read_tensors
 from .engine import TrainConfig, TrainState, fit
 from .logs import read_log
-from .parallel import microbatched, parallelize
 from .metrics import stamp
 from .networks import cosine_step, in_bf16
+from .parallel import blocks, microbatched, parallelize
 from .sampling import ancestral, clipped, ddim, heun, last, multistep, sample
 from .training import EMA, denoising_loss, whole_file
-from .unet import (ADM64, ADM128, ADM256, OPENAI, UNet, UNetConfig, for_sampling,
-                              openai_levels)
+from .unet import (ADM64, ADM128, ADM256, OPENAI, Attention, UNet, UNetConfig,
+                              for_sampling, openai_levels)
 
 # %% ../nbs/94_bench.ipynb #0ec791a9
 def clock_of(
@@ -543,6 +547,48 @@ def matrix_rate(
     a = torch.randn(n, n, device=device, dtype=torch.bfloat16)
     return 2*n**3/median(rounds({'product': lambda: a @ a}, 10, clock_of(device))['product'])
 
+# %% ../nbs/94_bench.ipynb #2dd4f93b
+class _FakeGPU(FakeTensorMode):
+    avoid_device_init = True  # there need not be a GPU
+
+def _kept(config, make, batch):
+    "Bytes that one call keeps for the way back: all, and with activation checkpointing."
+    by_block, entering, inside, held = {None: 0}, [0], [None], {}
+    def keep(t):
+        storage = t.untyped_storage()
+        if storage._cdata not in held: by_block[inside[0]] += storage.nbytes()
+        held[storage._cdata] = t  # so that its place in memory is not used again
+        return t
+    def enter(block, args):
+        inside[0], by_block[block] = block, 0
+        entering[0] += sum(t.nbytes for t in args if t.ndim == 4)
+    def leave(block, args, answer): inside[0] = None
+    cuda = dict(is_available=lambda: True, is_bf16_supported=lambda *a, **k: True,
+                current_device=lambda: 0)
+    def flash(q, k, v): return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
+    with (patch.multiple(torch.cuda, **cuda), patch.object(Attention, 'look', staticmethod(flash)),
+          _FakeGPU(), torch.device('cuda')):
+        net = make(config)
+        for p in net.parameters(): held[p.untyped_storage()._cdata] = p
+        for block in blocks(net):
+            block.register_forward_pre_hook(enter), block.register_forward_hook(leave)
+        asked = (torch.empty(batch, config.channels, *2*[config.side]), torch.zeros(batch),
+                 torch.zeros(batch, dtype=torch.int64))[:2 + (make is UNet)]
+        with saved_tensors_hooks(keep, lambda t: t): in_bf16(net)(*asked)
+    outside = by_block.pop(None)
+    return sum(by_block.values()) + outside, outside + entering[0] + max(by_block.values())
+
+# %% ../nbs/94_bench.ipynb #122383f7
+def activation_bytes(
+    config,  # a UNetConfig
+    make=UNet,  # or UNetClassifier
+    checkpointing=False,  # with activation checkpointing
+):
+    """Bytes that training in bf16 on a GPU keeps for the backward pass: (per picture, besides), not
+    compiled. What is besides are the weights in 16 bits. Computed on fake tensors."""
+    two, four = (_kept(config, make, batch)[checkpointing] for batch in (2, 4))
+    return (four - two)/2, 2*two - four
+
 # %% ../nbs/94_bench.ipynb #1aaa4384
 def guided_run(
     denoiser,  # eps(z, logsnr, label)
@@ -573,6 +619,7 @@ def alone(
         return None, None
     return seconds, torch.cuda.max_memory_allocated() if cuda else 0
 
+# %% ../nbs/94_bench.ipynb #786e2ef8
 def largest(
     make,  # batch -> a function that makes a function without arguments
     device,  # where

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from .checkpoints import (CheckpointWriter, check_settings, check_whole, checkpoints, fingerprint,
                           latest_valid, locked, read_tensors)
 from .images import ahead, batches, flipped, scaled
-from .logs import Log, Metrics
+from .logs import Log, Metrics, reduce_metrics
 from .networks import in_bf16
 from .parallel import (SkipNonfinite, any_rank, blocks, microbatched, parallelize, rank_and_size,
                        rank_zero, shard, stop_requested)
@@ -56,7 +56,7 @@ class TrainConfig:
     save_every: int = 0  # steps between checkpoints, besides; 0 for none
     keep: int = 3  # checkpoints to keep; 0 for all
     log_every: int = 100  # steps between lines of the log
-    max_nonfinite: int = 10  # stop after so many steps in a row that had to be skipped
+    max_nonfinite: int = 10  # stop after at least so many skipped steps in a row
     flops_per_example: float = 0.  # FLOPs of one training step for one example, for the log
     peak_flops: float = 0.  # FLOP/s of a rank's device by its data sheet, for the log
 
@@ -85,9 +85,9 @@ def check_config(
     if not good or not all(type(d) in (int, float) and 0 <= d < 1 for d in decays):
         raise ValueError(f'ema_decay is {decays!r}; it must be a tuple of different numbers from '
                          '0 to below 1.')
-    share = rank_and_size()[1]*(config.microbatch or 1)
-    if config.batch_size % share:
-        raise ValueError(f'batch_size is {config.batch_size}; it must be a multiple of {share}, '
+    multiple = rank_and_size()[1]*(config.microbatch or 1)
+    if config.batch_size % multiple:
+        raise ValueError(f'batch_size is {config.batch_size}; it must be a multiple of {multiple}, '
                          'the number of ranks times the microbatch.')
     if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in net.modules()):
         raise ValueError('The network has a batch norm, whose averages a skipped step would spoil '
@@ -133,17 +133,18 @@ def train_batches(
     layout = torch.channels_last if config.channels_last else torch.preserve_format
     for i, (x, label) in enumerate(stream, start): yield i, x.to(memory_format=layout), label
 
-# %% ../nbs/12_engine.ipynb #afccad08
+# %% ../nbs/12_engine.ipynb #43d1115b
 class TrainState:
     "What a checkpoint holds: network, averages, optimizer; alike in one process, DDP and FSDP2."
     def __init__(self,
         net,  # the network, on its device; it is sharded here, if the config says so
         config,  # a TrainConfig
     ):
-        self.net, size = net.train(), rank_and_size()[1]
+        self.net = net.train()
+        size = rank_and_size()[1]
         if config.channels_last and not config.fsdp: net.to(memory_format=torch.channels_last)
-        for t in net.state_dict().values():  # all ranks begin with the weights of rank 0
-            if size > 1: dist.broadcast(t, 0)
+        for t in net.state_dict().values() if size > 1 else ():  # all begin as rank 0 does
+            dist.broadcast(t, 0)
         self.averages = {f'ema_{decay!r}': EMA(net, decay) for decay in config.ema_decay}
         for one in (net, *(ema.net for ema in self.averages.values())):
             if config.fsdp and size > 1: shard(one)
@@ -170,14 +171,16 @@ class TrainState:
         step,  # its step
     ):
         "Take everything from a checkpoint. Raises ValueError if it is of another network."
-        read_tensors(path, self.tensors())  # they share their memory with what they are of
+        # `tensors` gives a new optimizer its state; all share their memory with what they are of.
+        read_tensors(path, self.tensors())
         for ema in self.averages.values():
             ema.step = step
             for mine, theirs in zip(ema.net.buffers(), self.net.buffers()): mine.copy_(theirs)
 
+# %% ../nbs/12_engine.ipynb #7b5dc22e
 _FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
-# %% ../nbs/12_engine.ipynb #d3d09ed9
+# %% ../nbs/12_engine.ipynb #cae61b96
 def resume(
     folder,  # the run's folder
     state,  # a TrainState; it is loaded
@@ -191,7 +194,8 @@ def resume(
         if path is None: return None, dict(step=0)
         manifest = json.loads((path/'manifest.json').read_text())
         for part, now in settings.items():
-            check_settings(manifest['settings'][part], now, MUTABLE*(part == 'config'), folder)
+            free = MUTABLE if part == 'config' else ()
+            check_settings(manifest['settings'][part], now, free, folder)
         before, now = manifest['microbatches'], _microbatches(settings['config'])
         if before != now:
             log.warn(f'A step had {before} microbatches and has {now}: the order of the data and '
@@ -206,9 +210,9 @@ def _microbatches(config):
     at_once = config['microbatch'] or config['batch_size']//rank_and_size()[1]
     return config['batch_size']//at_once
 
-# %% ../nbs/12_engine.ipynb #aff8cc6f
+# %% ../nbs/12_engine.ipynb #7b7311ef
 class _Run:
-    "One call of `fit`: its clock, and what it writes."
+    "One call of `fit`: its clock, and what it writes. Every rank calls its methods."
     def __init__(self, folder, state, config, settings, log, start):
         self.folder, self.state, self.config = folder, state, config
         self.settings, self.log = settings, log
@@ -219,7 +223,7 @@ class _Run:
 
     def report(self, step, lr):
         "Write a line of the log."
-        c, found = self.config, self.metrics.read()
+        c, found = self.config, reduce_metrics(self.metrics)
         found['examples_per_second'] = found['steps_per_second']*c.batch_size
         if c.flops_per_example and c.peak_flops:
             peak = c.peak_flops*rank_and_size()[1]
@@ -246,7 +250,7 @@ class _Run:
         self.writer.close()
         self.log.close()
 
-# %% ../nbs/12_engine.ipynb #7f5126cf
+# %% ../nbs/12_engine.ipynb #f0395223
 def _check_nonfinite(run, step):
     "Raise ValueError, the same on every rank, if too many steps in a row were skipped."
     in_a_row = int(run.state.opt.in_a_row)
@@ -261,7 +265,7 @@ def _check_nonfinite(run, step):
                      f'{", ".join(ranks) or "no rank"}. The weights are those before. Last '
                      f'checkpoint: {next(iter(checkpoints(run.folder)), "none")}.')
 
-# %% ../nbs/12_engine.ipynb #5ba5539f
+# %% ../nbs/12_engine.ipynb #29a59f27
 def fit(
     folder,  # the run's folder; it is made, or the run in it goes on
     net,  # the network, with the weights to begin with, on its device; it is trained in place
@@ -278,21 +282,13 @@ def fit(
     Raises ValueError, OSError or MemoryError, in one sentence, on every rank."""
     rank_zero(lambda: check_config(config, net))
     folder, lr = Path(folder).absolute(), lr or warmup(config.lr, config.warmup_steps)
-    with locked(folder), stop_requested() as stop, _advice(), _numerics(config):
+    with locked(folder), stop_requested() as stop, _explained(), _numerics(config):
         settings = rank_zero(lambda: _settings(config, recipe, data))
         state, log = TrainState(net, config), Log(folder, settings)
         start = done = resume(folder, state, settings, log)
         with closing(_Run(folder, state, config, settings, log, start)) as run:
-            model = parallelize(net, config)
-            denoiser = in_bf16(model) if config.bf16 else model
-            def value(x, label): return loss(denoiser, x, label, run.metrics.note)
-            stream = train_batches(*data, config, run.metrics.edges.device, start)
-            stream = islice(stream, max(0, config.steps - start))
-            steps = train(microbatched(value, model, config), state.opt, stream, state, lr,
-                          clip=None, start=start)  # the optimizer clips
-            quiet = True if rank_and_size()[0] else None
-            for step, total in tqdm(steps, initial=start, total=config.steps, disable=quiet):
-                run.metrics.step(step, total, state.opt.norm)
+            for step, mean_loss in _steps(run, loss, data, lr, start):
+                run.metrics.step(step, mean_loss, state.opt.norm)
                 done = step + 1
                 stopping, due, failed = any_rank(stop(), run.due(done), run.writer.failed())
                 last = stopping or done == config.steps
@@ -306,7 +302,21 @@ def fit(
             log.line('stop', step=done, why=ended)
     return ended
 
-# %% ../nbs/12_engine.ipynb #6cabafa4
+# %% ../nbs/12_engine.ipynb #17ef6502
+def _steps(run, loss, data, lr, start):
+    "The loop of chapter 5, from step `start` to the last; yields (step, loss)."
+    state, config = run.state, run.config
+    model = parallelize(state.net, config)
+    denoiser = in_bf16(model) if config.bf16 else model
+    def value(x, label): return loss(denoiser, x, label, run.metrics.note)
+    stream = train_batches(*data, config, run.metrics.edges.device, start)
+    stream = islice(stream, max(0, config.steps - start))
+    steps = train(microbatched(value, model, config), state.opt, stream, lr=lr, start=start,
+                  ema=state,  # its update() steps every average
+                  clip=None)  # the optimizer clips
+    quiet = True if rank_and_size()[0] else None
+    return tqdm(steps, initial=start, total=config.steps, disable=quiet)
+
 def _settings(config, recipe, data):
     "What a run must not change, as JSON gives it back."
     if not isinstance(recipe, dict | None): raise ValueError('recipe must be a dict, or None.')
@@ -317,7 +327,7 @@ def _settings(config, recipe, data):
         raise ValueError(f'recipe holds more than finite numbers and words: {e}.') from None
 
 @contextmanager
-def _advice():
+def _explained():
     "Say in one sentence what helps with PyTorch's errors, for the time of a `with`."
     try: yield
     except torch.OutOfMemoryError as e:
@@ -330,6 +340,7 @@ def _advice():
         raise ValueError('Some parameters of the network got no gradient, which DDP cannot have; '
                          'take them out, or train with fsdp.') from None
 
+# %% ../nbs/12_engine.ipynb #2a41bae1
 @contextmanager
 def _numerics(config):
     "How GPUs compute, as the config says, for the time of a `with`."

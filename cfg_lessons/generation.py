@@ -28,7 +28,7 @@ from .images import to_uint8
 from .sampling import seeded
 from .training import whole_file
 
-# %% ../nbs/12_engine.ipynb #6edc1a8f
+# %% ../nbs/12_engine.ipynb #a22bb2d6
 def generate(
     folder,  # where the pictures go; it is made, or the work in it goes on
     draw,  # draw(noise, label) -> pictures in [-1, 1], (B, C, H, W); noise as from `seeded`
@@ -59,7 +59,7 @@ def generate(
     elif rank == 0: sys.stderr.write(f'{done} of {len(labels)} pictures are there; others are at '
                                      'work, or call again.\n')
 
-# %% ../nbs/12_engine.ipynb #7b0e4b71
+# %% ../nbs/12_engine.ipynb #5480ee07
 def _draw(folder, draw, rows, labels, shape, seed, device):
     "Make the pictures of some rows; a file for each run of neighbours."
     label = torch.from_numpy(labels[rows].astype(np.int64)).to(device)
@@ -78,7 +78,7 @@ def _draw(folder, draw, rows, labels, shape, seed, device):
 
 def _digest(x): return hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()[:16]
 
-# %% ../nbs/12_engine.ipynb #522dd7b8
+# %% ../nbs/12_engine.ipynb #4f0b69a0
 def _check_request(labels, shape, seed, batch_size):
     "Raise ValueError, in one sentence, for pictures that cannot be made."
     if labels.ndim != 1 or labels.dtype.kind not in 'iu' or (labels < NULL).any():
@@ -122,7 +122,7 @@ def _parts(folder, n):
     parts = [(int(m[1]), int(m[2]), m[3], p) for m, p in found if m]
     return [part for part in parts if part[0] < part[1] <= n]
 
-# %% ../nbs/12_engine.ipynb #392d0355
+# %% ../nbs/12_engine.ipynb #7d1d568d
 def _done(folder, n):
     "The rows that are there already, in order."
     if (folder/'notes.json').exists() and (folder/'images.npy').exists(): return np.arange(n)

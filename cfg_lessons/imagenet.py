@@ -7,11 +7,11 @@ __all__ = ['CROPS', 'FORMATS', 'ENDINGS', 'WHOLE', 'FAST', 'SHORT', 'RECIPES', '
            'cfg_prepare', 'cfg_train', 'cfg_generate', 'cfg_evaluate', 'cfg_cost', 'cfg_rehearse', 'dhariwal', 'shares',
            'area', 'decoded', 'Place', 'bytes_of', 'named', 'found_in', 'in_folders', 'in_archives', 'prepare_some',
            'end_with_parent', 'prepare', 'begin', 'read_notes', 'worked', 'seal', 'names_by', 'leave_out', 'finished',
-           'variant', 'Recipe', 'cost', 'recipe_named', 'train_recipe', 'peak_of', 'planned', 'check_set', 'loss_of',
-           'annealed', 'levels_of', 'draw', 'seen_on_the_way', 'Source', 'source_of', 'quick_of', 'run_of', 'guided_by',
-           'labels_of', 'check_others', 'shared_table', 'generate_samples', 'step_of', 'check_wishes', 'weights_in',
-           'OwnFeatures', 'own_features', 'extractor_for', 'reference_for', 'dataset_name', 'evaluate_samples',
-           'rehearse', 'gallery', 'command', 'told', 'main']
+           'variant', 'Recipe', 'cost', 'memory_of', 'recipe_named', 'train_recipe', 'peak_of', 'fitted', 'planned',
+           'check_set', 'loss_of', 'annealed', 'levels_of', 'draw', 'seen_on_the_way', 'Source', 'source_of',
+           'quick_of', 'run_of', 'guided_by', 'labels_of', 'check_others', 'shared_table', 'generate_samples',
+           'step_of', 'check_wishes', 'weights_in', 'OwnFeatures', 'own_features', 'extractor_for', 'reference_for',
+           'dataset_name', 'evaluate_samples', 'rehearse', 'gallery', 'command', 'told', 'main']
 
 # %% ../nbs/13_imagenet.ipynb #5d636d48
 import hashlib
@@ -37,7 +37,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from .bench import flops
+# %% ../nbs/13_imagenet.ipynb #6ba8874a
+from .bench import activation_bytes, flops
 from .checkpoints import (check_settings, check_whole, locked, open_checkpoint,
                                      read_tensors)
 from .classifier_free import classifier_free, extrapolate, unconditional
@@ -302,6 +303,7 @@ def begin(
         with whole_file(out/f'{name}.npy') as f: np.save(f, array)
     return np.arange(len(labels))
 
+# %% ../nbs/13_imagenet.ipynb #feee798d
 def read_notes(
     path,  # a JSON file
 ):
@@ -488,6 +490,8 @@ def cost(
     busy=.4,  # part of the card's operations that is used
     price=2.5,  # of a card for an hour, in any money
     n=50_000,  # pictures to generate for one weight
+    microbatch=0,  # pictures at once; 0 for the recipe's
+    activation_checkpointing=False,  # whether activations are computed twice
 ):
     "What a run will cost before it begins: a dict of numbers. Raises ValueError for unknown names."
     if card not in CARDS: raise ValueError(f'card is {card!r}; known are {", ".join(CARDS)}.')
@@ -500,14 +504,31 @@ def cost(
     images, used = plan.steps*plan.batch_size, busy*speed
     hours = 3*call*images/used/3600
     sampling = 2*r.T*n*call/used/3600*(r.make is UNet)
-    side = r.config.side
+    chosen = replace(plan, microbatch=microbatch or plan.microbatch,
+                     activation_checkpointing=activation_checkpointing)
+    side, needed = r.config.side, memory_of(r, chosen, cards)
     return dict(parameters=parameters, flops_per_image=3*call, images=images,
                 epochs=images/1_281_167, flops=3*call*images, card_hours=hours,
                 days=hours/24/cards, images_per_second=cards*used/(3*call), money=hours*price,
                 sampling_hours=sampling, sampling_money=sampling*price,
-                state_gigabytes=20*parameters/1e9, card_gigabytes=memory,
+                memory_gigabytes=sum(needed.values())/1e9, card_gigabytes=memory,
+                **{f'{k}_gigabytes': v/1e9 for k, v in needed.items()},
                 checkpoint_gigabytes=16*parameters/1e9,
                 data_gigabytes=1_281_167*3*side**2/1e9)
+
+# %% ../nbs/13_imagenet.ipynb #16741ad4
+def memory_of(
+    r,  # a Recipe
+    config,  # its TrainConfig, as it will be used
+    cards=1,  # how many share a batch
+):
+    """Bytes that training needs at least on each GPU, not compiled: state (weights, gradient, two
+    moments, average) and activations; in bf16, from fake tensors. A dict."""
+    with torch.device('meta'): parameters = sum(p.numel() for p in r.make(r.config).parameters())
+    per_picture, besides = activation_bytes(r.config, r.make, config.activation_checkpointing)
+    at_once = config.microbatch or config.batch_size//cards
+    return dict(state=20*parameters/(cards if config.fsdp else 1),
+                activation=per_picture*at_once + besides)
 
 def recipe_named(
     name,  # a name among the recipes
@@ -547,19 +568,35 @@ def train_recipe(
                  p_uncond=p_uncond, T=r.T, mix=r.mix, preparation=notes.get('preparation', ''))
     if r.anneal: about |= dict(falls_to_zero_at=chosen.steps)
     with process_group(resolve_device(device)) as place:
-        if torch.device(place).type == 'cuda': chosen = replace(chosen, peak_flops=peak_of(place))
+        if torch.device(place).type == 'cuda': chosen = fitted(r, chosen, place)
         torch.manual_seed(seed)
         net = r.make(r.config).to(place)
         hooks = [seen_on_the_way(r, out, place)] if r.make is UNet else []
         return fit(out, net, partial(loss_of, r.make, p_uncond), (x, y), chosen, about, hooks,
                    annealed(chosen) if r.anneal else None)
 
+# %% ../nbs/13_imagenet.ipynb #8b41b0ce
 def peak_of(
     device,  # e.g. "cuda:0"
 ):
     "The FLOP/s of a GPU by its data sheet, 0 for one that is not among CARDS."
     name = torch.cuda.get_device_name(device)
     return next((peak for card, (peak, _) in CARDS.items() if card in name), 0.)
+
+def fitted(
+    r,  # a Recipe
+    config,  # its TrainConfig
+    device,  # e.g. "cuda:0"
+):
+    "The config with the peak of this GPU; says so if its memory looks too small."
+    need = sum(memory_of(r, config, int(os.environ.get('WORLD_SIZE', 1))).values())
+    room = torch.cuda.mem_get_info(device)[1]
+    if need > room and os.environ.get('RANK', '0') == '0':
+        sys.stderr.write(f'This needs about {need/1e9:.0f} GB of each GPU, which has '
+                         f'{room/1e9:.0f}: take a smaller microbatch than {config.microbatch}, or '
+                         'activation_checkpointing.\n')
+    return replace(config, peak_flops=peak_of(device))
+
 
 # %% ../nbs/13_imagenet.ipynb #d4624639
 def planned(
@@ -1006,7 +1043,7 @@ def command(
     given = vars(parser.parse_args(words))
     try: answer = f(**{k: v for k, v in given.items() if k not in ('pdb', 'xtra')})
     except (ValueError, OSError, MemoryError) as e:
-        sys.exit(1 if getattr(e, 'reported', False) else str(e))
+        sys.exit(1 if getattr(e, 'from_rank_zero', False) else str(e))
     except KeyboardInterrupt: sys.exit('Stopped. Call it again to go on.')
     if os.environ.get('RANK', '0') == '0': sys.stdout.write(f'{told(answer)}\n')
 

@@ -144,6 +144,7 @@ def batches(
         rows = rows.reshape(ranks, -1)[rank]
         yield tuple(sent(taken(a, rows), device) for a in (x, y))
 
+# %% ../nbs/09_images.ipynb #48920e34
 def taken(
     a,  # an array or memory map or tensor, (N, ...)
     rows,  # which of them, (B,) whole numbers

@@ -52,12 +52,12 @@ def rank_and_size():
     "This process's rank and the number of ranks, (0, 1) outside a process group."
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
-# %% ../nbs/12_engine.ipynb #16ae3c42
+# %% ../nbs/12_engine.ipynb #3a6dd6da
 def rank_zero(
     f,  # a function without arguments
 ):
-    """What f() returns on rank 0, on every rank; it runs there only. What it raises is raised on
-    every rank, so that nobody waits for a rank that has failed."""
+    """A collective: what f() returns on rank 0, on every rank; it runs there only. What it raises
+    is raised on every rank, so that nobody waits for a rank that has failed."""
     rank, size = rank_and_size()
     result = error = None
     if rank == 0:
@@ -71,7 +71,7 @@ def rank_zero(
         dist.broadcast_object_list(shared)
         if rank: result, error = shared
     if error is None: return result
-    error.reported = rank > 0
+    error.from_rank_zero = rank > 0
     raise error
 
 # %% ../nbs/12_engine.ipynb #ad80396f
@@ -81,7 +81,7 @@ def exit_on_error():
     for the time of a `with`; what all ranks have from `rank_zero` is said by rank 0 alone."""
     try: yield
     except (ValueError, OSError, MemoryError) as e:
-        sys.exit(1 if getattr(e, 'reported', False) else str(e))
+        sys.exit(1 if getattr(e, 'from_rank_zero', False) else str(e))
 
 # %% ../nbs/12_engine.ipynb #ea9b8b74
 @contextmanager
@@ -98,7 +98,7 @@ def stop_requested():
 def any_rank(
     *flags,  # truths of this rank
 ):
-    "Whether each is true on any rank, a list of truths, the same on every rank."
+    "A collective: whether each is true on any rank, a list of truths, the same on every rank."
     if rank_and_size()[1] == 1: return list(flags)
     shared = torch.tensor(flags, dtype=torch.uint8)
     dist.all_reduce(shared, dist.ReduceOp.MAX)
@@ -160,7 +160,7 @@ def microbatched(
                 value = value*torch.where(value.isfinite(), 1., math.nan)
                 if not final: value.backward()
             total = total + value.detach()
-        return value + (total - value.detach())
+        return value + (total - value.detach())  # the value of all, the gradient of the last
     return f
 
 @contextmanager
@@ -206,11 +206,13 @@ class SkipNonfinite:
         own = [p for group in self.param_groups for p in group['params'] if p.requires_grad]
         for p in own:  # what the loss did not reach has a state as well, from the first step on
             if p.grad is None: p.grad = torch.zeros_like(p)
+        self.norm = _full_tensor(clip_grad_norm_(own, self.clip))
+        first = getattr(own[0].grad, '_local_tensor', own[0].grad)
+        first.mul_(torch.where(self.norm.isfinite(), 1., math.nan))  # a norm can overflow alone
         self.scaler.unscale_(self.opt)  # by 1: this only looks whether all is finite
-        self.norm = _whole(clip_grad_norm_(own, self.clip))
         self.scaler.step(self.opt)
         self.scaler.update(1.)
         bad = (~self.norm.isfinite()).float()
         self.skipped, self.in_a_row = self.skipped + bad, (self.in_a_row + bad)*bad
 
-def _whole(t): return t.full_tensor() if hasattr(t, 'full_tensor') else t
+def _full_tensor(t): return t.full_tensor() if hasattr(t, 'full_tensor') else t

@@ -54,6 +54,7 @@ def group_norm(
     with torch.autocast('cuda', enabled=False):  # its kernel wants one precision
         return torch.group_norm(h, groups, weight.to(h.dtype), bias.to(h.dtype), eps)
 
+# %% ../nbs/10_unet.ipynb #1af5b11b
 def halved(
     h,  # pictures, (B, C, H, W)
 ):

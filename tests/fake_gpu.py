@@ -31,7 +31,7 @@ HERE = str(Path(importlib.util.find_spec('cfg_lessons').origin).parent) + os.sep
 
 # Where the host may wait for the GPU: how often in a training or a batch of pictures, and why
 WAITS = {
-    'Metrics.read': (1, 'the means, at a line of the log'),
+    'reduce_metrics': (1, 'the means, at a line of the log'),
     '_Run.report': (1, 'the number of skipped steps, at a line of the log'),
     '_check_nonfinite': (1, 'whether to give up, at a line of the log'),
     'validation_loss.hook': (1, 'one number, at a checkpoint'),
@@ -416,7 +416,7 @@ FAULTS = {
         'waits in Metrics.step'),
     'a line of the log at each step': Fault(
         'classify', 'engine', 'if last or done % config.log_every == 0: run.report',
-        'if last or config.log_every: run.report', 'waits in Metrics.read'),
+        'if last or config.log_every: run.report', 'waits in reduce_metrics'),
     'labels checked on the host': Fault(
         'classify', 'diffusion', 'if label.is_cuda or torch.compiler.is_compiling(): ',
         'if torch.compiler.is_compiling(): ', 'waits in check_label'),

@@ -104,3 +104,24 @@ def test_layouts_agree(options):
         net(z, torch.linspace(-3, 3, 4), torch.tensor([0, 3, 9, -1])).pow(2).mean().backward()
         found.append((z.grad, net.input_blocks[1][0].emb_layers[1].weight.grad, net.middle_block[0].out_layers[0].weight.grad))
     for a, b in zip(*found): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5*a.abs().max().item())
+
+
+@pytest.mark.parametrize('dropout', [0., .1])
+def test_memory_predicted_on_fake_tensors(dropout):
+    "A real call in 16 bits on the processor keeps what is predicted for a GPU, or nearly."
+    from cfg_lessons.bench import activation_bytes
+    from cfg_lessons.networks import in_bf16
+    from torch.autograd.graph import saved_tensors_hooks
+    config = UNetConfig(side=16, width=32, mults=(1, 2), blocks=1, attention=(), head_width=32,
+                        num_classes=4, dropout=dropout)
+    def really(batch):
+        held, net = {}, UNet(config)
+        own = {p.untyped_storage().data_ptr() for p in net.parameters()}
+        def keep(t):
+            held[t.untyped_storage().data_ptr()] = t
+            return t
+        z, zero = torch.randn(batch, 3, 16, 16), torch.zeros(batch)
+        with saved_tensors_hooks(keep, lambda t: t): out = in_bf16(net)(z, zero, zero.long())
+        return sum(t.untyped_storage().nbytes() for k, t in held.items() if k not in own)
+    per_picture, _ = activation_bytes(config)
+    assert abs(per_picture/((really(8) - really(4))/4) - 1) < .2  # one layer of attention is there
