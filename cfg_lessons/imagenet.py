@@ -8,10 +8,10 @@ __all__ = ['CROPS', 'FORMATS', 'ENDINGS', 'WHOLE', 'FAST', 'SHORT', 'RECIPES', '
            'area', 'decoded', 'Place', 'bytes_of', 'named', 'found_in', 'in_folders', 'in_archives', 'prepare_some',
            'end_with_parent', 'prepare', 'begin', 'read_notes', 'worked', 'seal', 'names_by', 'leave_out', 'finished',
            'variant', 'Recipe', 'cost', 'memory_of', 'recipe_named', 'train_recipe', 'peak_of', 'fitted', 'planned',
-           'check_set', 'loss_of', 'annealed', 'levels_of', 'draw', 'seen_on_the_way', 'Source', 'source_of',
-           'quick_of', 'run_of', 'guided_by', 'labels_of', 'check_others', 'shared_table', 'generate_samples',
-           'step_of', 'check_wishes', 'weights_in', 'OwnFeatures', 'own_features', 'extractor_for', 'reference_for',
-           'dataset_name', 'evaluate_samples', 'rehearse', 'gallery', 'command', 'told', 'main']
+           'check_set', 'loss_of', 'annealed', 'levels_of', 'draw', 'seen_on_the_way', 'fid_on_the_way', 'Source',
+           'source_of', 'quick_of', 'run_of', 'guided_by', 'labels_of', 'check_others', 'shared_table',
+           'generate_samples', 'step_of', 'check_wishes', 'weights_in', 'OwnFeatures', 'own_features', 'extractor_for',
+           'reference_for', 'dataset_name', 'evaluate_samples', 'rehearse', 'gallery', 'command', 'told', 'main']
 
 # %% ../nbs/13_imagenet.ipynb #5d636d48
 import hashlib
@@ -34,6 +34,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
@@ -47,12 +48,12 @@ from .diffusion import NULL, cosine
 from .engine import TrainConfig, fit
 from .generation import generate
 from .images import (KINDS, batches, from_uint8, hues_of, open_images, scenes,
-                                side_by_side)
+                                side_by_side, to_uint8)
 from .logs import sample_grid
 from .metrics import (Extractor, evaluate, load_reference, make_reference, register,
                                  save_reference, sha256, stamp, write_card)
-from .parallel import process_group
-from .sampling import ancestral, clipped, ddim, heun, last, sample
+from .parallel import process_group, rank_and_size, rank_zero
+from .sampling import ancestral, clipped, ddim, heun, last, sample, seeded
 from .settings import resolve_device
 from .training import denoising_loss, load, save, train, warmup, whole_file
 from .unet import (ADM64, ADM128, CLASSIFIER64, CLASSIFIER128, DIGITS, RELEASED, UNet,
@@ -97,7 +98,7 @@ def area(
 
 # %% ../nbs/13_imagenet.ipynb #7287498c
 CROPS = dict(dhariwal=dhariwal, area=area)
-FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'MPO')  # no PostScript, which runs programs
+FORMATS = ('JPEG', 'PNG', 'WEBP', 'BMP', 'GIF', 'TIFF')  # no PostScript, which runs programs
 
 def decoded(
     data,  # the bytes of a file
@@ -554,6 +555,7 @@ def train_recipe(
     gpu_cache_fraction=.5,  # of a GPU's free memory that the pictures may take
     save_minutes=30.,  # between checkpoints
     keep=3,  # checkpoints to keep; 0 for all
+    fid_images=0,  # pictures for an FID at each checkpoint; 0 for none
 ):
     """Train by a recipe, on the processes that torchrun started or on one, until it is done or
     asked to stop; return which. Raises ValueError, OSError or MemoryError, in one sentence."""
@@ -572,6 +574,7 @@ def train_recipe(
         torch.manual_seed(seed)
         net = r.make(r.config).to(place)
         hooks = [seen_on_the_way(r, out, place)] if r.make is UNet else []
+        if fid_images and hooks: hooks += [fid_on_the_way(r, data, fid_images, place)]
         return fit(out, net, partial(loss_of, r.make, p_uncond), (x, y), chosen, about, hooks,
                    annealed(chosen) if r.anneal else None)
 
@@ -688,6 +691,36 @@ def seen_on_the_way(
         guided = clipped(classifier_free(net, 1.))
         return draw(levels, ddim, (c.channels, c.side, c.side), guided, noise, label)
     return sample_grid(out, quick, torch.arange(20, device=device) % c.num_classes)
+
+# %% ../nbs/13_imagenet.ipynb #a174323e
+def fid_on_the_way(
+    r,  # a Recipe
+    data,  # the set that it is trained on
+    images,  # how many pictures to draw
+    device,  # where
+    features='',  # a file of Inception weights; without, a classifier trained on the set
+):
+    """A hook for `fit`: FID of unguided pictures of the averaged network, in 32 steps of DDIM, on
+    all ranks together. A number to watch, not to report: few pictures make FID large."""
+    c, levels, labels = r.config, levels_of(None, 32), labels_of(images, r.config.num_classes, 0)
+    @lru_cache
+    def measures():
+        extract = extractor_for(features, data, device)
+        return reference_for(data, extract), extract
+    def hook(step, net):
+        rank, size = rank_and_size()
+        each, drawn = -(-images//size), []  # as many on each rank, since they gather weights
+        rows = np.arange(rank*each, (rank + 1)*each) % images
+        for own in np.split(rows, range(64, each, 64)):
+            label, noise = torch.from_numpy(labels[own]).to(device), seeded(0, own)
+            with torch.no_grad():
+                x = draw(levels, ddim, (c.channels, *2*[c.side]), clipped(net), noise, label)
+            drawn.append(to_uint8(x).cpu().numpy())
+        parts = [np.concatenate(drawn)]*size
+        if size > 1: dist.all_gather_object(parts, parts[0])
+        x = np.concatenate(parts)[:images]
+        return rank_zero(lambda: dict(fid=evaluate(x, *measures(), None, 1)['fid']))
+    return hook
 
 # %% ../nbs/13_imagenet.ipynb #a0e7a2a1
 class Source(NamedTuple):

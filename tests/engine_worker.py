@@ -16,7 +16,7 @@ from cfg_lessons.engine import TrainConfig, fit
 from cfg_lessons.images import digits
 from cfg_lessons.parallel import exit_on_error, process_group, rank_and_size
 from cfg_lessons.training import denoising_loss
-from cfg_lessons.unet import DIGITS, UNet, UNetConfig
+from cfg_lessons.unet import UNet, UNetConfig
 
 DATA = digits()
 TINY = UNetConfig(side=8, channels=1, width=32, mults=(1,), blocks=1, attention=(), head_width=32,

@@ -588,6 +588,20 @@ def test_curves_and_pictures(tmp_path):
     assert np.asarray(Image.open(pages[0])).shape == (16, 24)
 
 
+@pytest.mark.parametrize('fsdp', [False, True])
+def test_hooks_change_nothing(tmp_path, fsdp):
+    "The averaged network draws and is measured on two ranks, and training goes on as without."
+    def draw(net, noise, label):
+        return net(noise(torch.empty(len(label), 1, 8, 8)), torch.zeros(len(label)), label)
+    hooks = [sample_grid(tmp_path/'with', draw, torch.arange(4)),
+             validation_loss(paper_loss, *(a[:64] for a in DATA))]
+    config = dict(steps=6, fsdp=fsdp)
+    trained(2, tmp_path/'with', config, hooks=hooks)
+    trained(2, tmp_path/'without', config)
+    assert apart(tmp_path/'with', tmp_path/'without') == 0
+    assert len(list((tmp_path/'with'/'samples').iterdir())) == 2
+
+
 def test_weights_and_biases_is_told(tmp_path, monkeypatch):
     "A stand-in records what Weights & Biases would be given; nothing is sent without WANDB_PROJECT."
     (tmp_path/'wandb.py').write_text('''
@@ -631,7 +645,6 @@ def test_a_torn_line_of_the_log_spoils_no_other(tmp_path):
 
 def test_loss_by_noise_level(tmp_path):
     "The buckets of the log are the means of the errors that the loss has noted."
-    noted = []
     def loss(denoiser, x, label, note):
         logsnr = torch.tensor([-15., -3., -3., 12.]*4)
         note(logsnr, torch.arange(16.))

@@ -1,6 +1,7 @@
 "Preparing ImageNet with all its oddities and interruptions, and the five commands, on sets made for the purpose."
 import hashlib
 import inspect
+import io
 import json
 import os
 import random
@@ -22,10 +23,11 @@ from PIL import Image
 from cfg_lessons import imagenet
 from cfg_lessons.checkpoints import open_checkpoint
 from cfg_lessons.logs import read_log
-from cfg_lessons.images import HUES, KINDS, hues_of, open_images, scenes
-from cfg_lessons.imagenet import (RECIPES, area, command, cost, decoded, dhariwal, evaluate_samples, found_in, generate_samples, guided_by, labels_of,
-                                  levels_of, prepare, source_of, train_recipe)
-from cfg_lessons.metrics import read_cards
+from cfg_lessons.images import HUES, KINDS, hues_of, open_images, scenes, to_uint8
+from cfg_lessons.imagenet import (RECIPES, area, command, cost, decoded, dhariwal, evaluate_samples, extractor_for, found_in,
+                                  generate_samples, guided_by, labels_of, levels_of, prepare, reference_for, source_of, train_recipe)
+from cfg_lessons.metrics import evaluate, read_cards
+from cfg_lessons.sampling import clipped, last, sample, seeded
 from cfg_lessons.training import load, save
 from cfg_lessons.unet import OPENAI, UNet, UNetClassifier, UNetConfig, openai_levels
 
@@ -273,6 +275,28 @@ def test_generate_and_evaluate(small_set, small_run, tmp_path):
     again = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'again', splits=1, device='cpu')
     assert [c['fid'] for c in read_cards(tmp_path/'again')] == [c['fid'] for c in cards] and len(again) == 2
     with pytest.raises(ValueError, match='generate samples first'): evaluate_samples(tmp_path, small_set, device='cpu')
+
+
+def test_fid_while_training(small_set, tmp_path):
+    "At each checkpoint; it is the FID that `evaluate` finds for the same pictures."
+    train_recipe('small', small_set, tmp_path, steps=6, batch_size=8, fid_images=72, device='cpu')
+    found = [line['fid'] for line in read_log(tmp_path, 'save')]
+    assert len(found) == 2 and found[0] != found[1] and all(0 < f < 1e6 for f in found)
+    source = source_of(tmp_path)
+    labels, noise = torch.from_numpy(labels_of(72, SMALL.num_classes, 0)), seeded(0, range(72))
+    z, levels = noise(torch.empty(72, 3, 16, 16)), levels_of(None, 32)
+    z = last(sample(clipped(source.ask), z, labels, levels[:-1]))
+    x = to_uint8(last(sample(clipped(source.ask), z, labels, levels[-2:]))).numpy()
+    extract = extractor_for('', small_set, 'cpu')
+    wanted = evaluate(x, reference_for(small_set, extract), extract, None, 1)['fid']
+    assert abs(found[1]/wanted - 1) < .02
+
+
+def test_postscript_is_not_run():
+    "An EPS under the name of a photograph would start Ghostscript; it is no picture here."
+    data = io.BytesIO()
+    Image.new('RGB', (20, 20)).save(data, 'eps')
+    with pytest.raises(ValueError, match='no picture in it'): decoded(data.getvalue())
 
 
 def test_commands_in_two_processes(tmp_path):
