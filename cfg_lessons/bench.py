@@ -357,7 +357,8 @@ SWITCHES = {'nothing': {}, 'channels_last': dict(channels_last=True), 'bf16': di
             'activation_checkpointing': dict(activation_checkpointing=True)}
 COMPILED = {'compile': dict(compile=True),
             'bf16, channels_last, compile': dict(bf16=True, channels_last=True, compile=True)}
-ON_GPUS = {'tf32': dict(tf32=True), 'bf16, cudnn_benchmark off': dict(bf16=True, cudnn_benchmark=False)}
+ON_GPUS = {'tf32': dict(tf32=True),
+           'bf16, cudnn_benchmark off': dict(bf16=True, cudnn_benchmark=False)}
 
 def engine_step(
     how,  # a TrainConfig
