@@ -39,11 +39,11 @@ from torch.autograd.graph import saved_tensors_hooks
 from .checkpoints import checkpoints, read_tensors
 from .classifier_free import classifier_free
 from .diffusion import NULL, cosine
-from .engine import TrainConfig, TrainState, fit, numerics
+from .engine import TrainConfig, TrainState, fit
 from .logs import read_log
 from .metrics import stamp
 from .networks import cosine_step, in_bf16
-from .parallel import blocks, microbatched, parallelize
+from .parallel import blocks, microbatched, numerics, parallelize
 from .sampling import ancestral, clipped, ddim, heun, last, multistep, sample
 from .training import EMA, denoising_loss, whole_file
 from .unet import (ADM64, ADM128, ADM256, OPENAI, Attention, UNet, UNetConfig,
@@ -755,7 +755,7 @@ def gpu_resume(
         def run(name, *ends):
             path, weights = Path(folder)/name, UNet(config).state_dict()
             for end in ends: engine_run(path, config, device, replace(how, steps=end))
-            read_tensors(checkpoints(path)[0], {f'net.{k}': t for k, t in weights.items()})
+            read_tensors(checkpoints(path)[0], {f'net.{k}': t for k, t in weights.items()}, 'net.')
             return weights
         straight = run('straight', steps)
         def far(other): return max(apart(straight[k].float(), other[k].float()) for k in straight)

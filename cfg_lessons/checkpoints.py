@@ -30,7 +30,7 @@ from .training import misfit, whole_file
 
 warnings.filterwarnings('ignore', 'torch.distributed is disabled')  # one process is no mistake
 
-# %% ../nbs/12_engine.ipynb #860678bc
+# %% ../nbs/12_engine.ipynb #96cdb265
 class CheckpointWriter:
     """Writes checkpoints while training goes on, each whole or not at all. All ranks write, each a
     part of the tensors; training waits for the copying, and for a checkpoint before it."""
@@ -51,7 +51,7 @@ class CheckpointWriter:
         self.wait()
         path = self.folder/'checkpoints'/f'step_{manifest["step"]:09}'
         part = path.with_suffix('.part')
-        if rank_zero(lambda: rmtree(part, ignore_errors=True) or path.exists()): return
+        if rank_zero(lambda: _remove(part) or path.exists()): return
         tensors = {name: tensors[name].contiguous() for name in sorted(tensors)}
         writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
         written = dcp.async_save(tensors, storage_writer=writer, process_group=self.group,
@@ -74,7 +74,7 @@ class CheckpointWriter:
         self.thread.shutdown()
         if self.group is not None: dist.destroy_process_group(self.group)
 
-# %% ../nbs/12_engine.ipynb #c81f523a
+# %% ../nbs/12_engine.ipynb #cccb3af3
 def _seal(written, part, path, manifest, keep):
     "When all is written, note the digests and give a checkpoint its name, on rank 0."
     try:
@@ -114,9 +114,15 @@ def _flush_folder(path):
 def _prune(folder, keep):
     "Remove all but the newest checkpoints, and what an interrupted writing or removing left."
     for path in checkpoints(folder)[keep:] if keep else (): path.rename(path.with_suffix('.part'))
-    for path in (folder/'checkpoints').glob('*.part'): rmtree(path, ignore_errors=True)
+    for path in (folder/'checkpoints').glob('*.part'): _remove(path)
 
-# %% ../nbs/12_engine.ipynb #9b06f7fa
+# %% ../nbs/12_engine.ipynb #a859b76d
+def _remove(path):
+    "Take away a folder, or whatever else has its name, as far as that can be done."
+    if path.is_dir() and not path.is_symlink(): rmtree(path, ignore_errors=True)
+    elif os.path.lexists(path): path.unlink()
+
+# %% ../nbs/12_engine.ipynb #aec35541
 def checkpoints(
     folder,  # the run's folder
 ):
@@ -145,7 +151,7 @@ def verify(
     except (OSError, ValueError, RecursionError, TypeError, KeyError) as e:
         return f'{type(e).__name__}: {e}'
 
-# %% ../nbs/12_engine.ipynb #50cb1774
+# %% ../nbs/12_engine.ipynb #5dceabd9
 def latest_valid(
     folder,  # the run's folder
     say,  # what to do with a sentence
@@ -166,10 +172,11 @@ def latest_valid(
         say(f'{bad} is damaged ({wrong}); it is now {aside.name}, and {path.name} is used.')
     return path if found else None
 
-# %% ../nbs/12_engine.ipynb #d57f4d34
+# %% ../nbs/12_engine.ipynb #8b566407
 def read_tensors(
     path,  # a checkpoint
     tensors,  # name -> tensor of the shape that is wanted, also sharded ones; they are filled
+    prefix='',  # which names of the checkpoint these should be; '' for all
 ):
     """Fill tensors from a checkpoint, on each rank what belongs to it. Raises ValueError, in one
     sentence, if the checkpoint is of another network."""
@@ -178,7 +185,7 @@ def read_tensors(
     except Exception as e:  # safetensors and JSON raise several kinds for what they cannot read
         raise ValueError(f'{path} cannot be read ({e}); copy or make it again.') from None
     def kind(size, dtype): return tuple(size), 'floating' if dtype.is_floating_point else 'whole'
-    have = {k: kind(m.size, m.properties.dtype) for k, m in saved.items() if k in tensors}
+    have = {k: kind(m.size, m.properties.dtype) for k, m in saved.items() if k.startswith(prefix)}
     wrong = misfit(have, {k: kind(t.shape, t.dtype) for k, t in tensors.items()})
     if wrong: raise ValueError(f'{path} is of another network: {wrong}.')
     try: dcp.load(tensors, storage_reader=reader, no_dist=rank_and_size()[1] == 1)
@@ -186,7 +193,7 @@ def read_tensors(
         cause = next(iter(e.failures.values()))[0]
         raise OSError(f'{path} could not be read ({cause}).') from None
 
-# %% ../nbs/12_engine.ipynb #639f7cdb
+# %% ../nbs/12_engine.ipynb #90ffbd99
 def open_checkpoint(
     folder,  # the run's folder
     step=0,  # of the checkpoint; 0 for the newest that is valid
@@ -201,7 +208,7 @@ def open_checkpoint(
     if path is None: raise ValueError(f'{found[0]} is damaged: {verify(found[0])}.')
     return path, json.loads((path/'manifest.json').read_text())
 
-# %% ../nbs/12_engine.ipynb #35c78671
+# %% ../nbs/12_engine.ipynb #771fd08c
 def fingerprint(
     *arrays,  # arrays or memory maps of numbers
 ):
@@ -234,7 +241,7 @@ def check_settings(
         raise ValueError(f'{what} was begun with other settings: {"; ".join(differ)}. Give those '
                          'again, or another folder.')
 
-# %% ../nbs/12_engine.ipynb #8b6fe53e
+# %% ../nbs/12_engine.ipynb #43316efc
 @contextmanager
 def locked(
     folder,  # a folder; it is made

@@ -24,11 +24,11 @@ from tqdm.auto import tqdm
 
 from .checkpoints import check_settings, check_whole, fingerprint
 from .diffusion import NULL
-from .images import to_uint8
+from .images import open_images, to_uint8
 from .sampling import seeded
 from .training import whole_file
 
-# %% ../nbs/12_engine.ipynb #a22bb2d6
+# %% ../nbs/12_engine.ipynb #92a6bacb
 def generate(
     folder,  # where the pictures go; it is made, or the work in it goes on
     draw,  # draw(noise, label) -> pictures in [-1, 1], (B, C, H, W); noise as from `seeded`
@@ -48,6 +48,7 @@ def generate(
     request = dict(seed=seed, shape=list(shape), n=len(labels), labels=fingerprint(labels),
                    made=json.loads(_json(json.dumps, made, 'made')))
     _claim(folder, request)
+    if (folder/'notes.json').exists(): _check_finished(folder, request)
     rank, size = (int(os.environ.get(k, d)) for k, d in [('RANK', 0), ('WORLD_SIZE', 1)])
     starts = range(0, len(labels), batch_size)[rank::size]
     for start in tqdm(starts, disable=None if rank == 0 else True):
@@ -59,7 +60,7 @@ def generate(
     elif rank == 0: sys.stderr.write(f'{done} of {len(labels)} pictures are there; others are at '
                                      'work, or call again.\n')
 
-# %% ../nbs/12_engine.ipynb #5480ee07
+# %% ../nbs/12_engine.ipynb #b0b91955
 def _draw(folder, draw, rows, labels, shape, seed, device):
     "Make the pictures of some rows; a file for each run of neighbours."
     label = torch.from_numpy(labels[rows].astype(np.int64)).to(device)
@@ -78,7 +79,7 @@ def _draw(folder, draw, rows, labels, shape, seed, device):
 
 def _digest(x): return hashlib.sha256(np.ascontiguousarray(x).data).hexdigest()[:16]
 
-# %% ../nbs/12_engine.ipynb #4f0b69a0
+# %% ../nbs/12_engine.ipynb #19265204
 def _check_request(labels, shape, seed, batch_size):
     "Raise ValueError, in one sentence, for pictures that cannot be made."
     if labels.ndim != 1 or labels.dtype.kind not in 'iu' or (labels < NULL).any():
@@ -102,10 +103,21 @@ def _claim(folder, request):
         except FileExistsError: pass  # another process was first
         finally: part.unlink()
         if need >= room: raise OSError(f'{folder} has no room for pictures of {need/1e9:,.1f} GB.')
+    if not path.is_file(): raise ValueError(f'{path} is no file; remove it and begin again.')
     before = _json(json.loads, path.read_text(), path)
-    flat = lambda r: {k: v for k, v in r.items() if k != 'made'} | r.get('made', {})
-    check_settings(flat(before), flat(request), (), folder)
+    if not isinstance(before.get('made'), dict):
+        raise ValueError(f'{path} does not say what is made; remove {folder} and begin again.')
+    check_settings(before['made'], request['made'], (), folder)
+    check_settings(before, request, ('made',), folder)
 
+def _check_finished(folder, request):
+    "Raise ValueError, in one sentence, unless a finished set is as it was written."
+    x, _, notes = open_images(folder)
+    if notes.get('images_sha256') != _digest(x) or list(x.shape[1:]) != request['shape']:
+        raise ValueError(f'{folder/"images.npy"} is not what was written; remove the folder and '
+                         'begin again.')
+
+# %% ../nbs/12_engine.ipynb #00ca3e63
 def _json(f, x, what):
     "f(x), json.loads or json.dumps, for a dict; raises ValueError, in one sentence."
     try: found = f(x)
@@ -117,33 +129,38 @@ def _json(f, x, what):
 
 def _parts(folder, n):
     "The parts that are there: (first row, row after the last, digest, path), in order."
+    try: paths = sorted((folder/'parts').glob('rows_*.npy'))
+    except FileNotFoundError: paths = []  # others have just joined them
     found = [(re.fullmatch(r'rows_(\d{9})_(\d{9})_(\w{16})\.npy', p.name), p)
-             for p in sorted((folder/'parts').glob('rows_*.npy')) if p.is_file()]
+             for p in paths if p.is_file()]
     parts = [(int(m[1]), int(m[2]), m[3], p) for m, p in found if m]
     return [part for part in parts if part[0] < part[1] <= n]
 
-# %% ../nbs/12_engine.ipynb #7d1d568d
 def _done(folder, n):
     "The rows that are there already, in order."
-    if (folder/'notes.json').exists() and (folder/'images.npy').exists(): return np.arange(n)
+    if (folder/'notes.json').exists(): return np.arange(n)
     rows = [np.arange(a, b) for a, b, _, _ in _parts(folder, n)]
     return np.unique(np.concatenate([np.arange(0), *rows]))
 
+# %% ../nbs/12_engine.ipynb #ad52a6d7
 def _join(folder, request, labels):
     "Make one set of the parts, in the form of `save_images`; then they are removed."
     shape = len(labels), *request['shape']
     with FileLock(folder/'.lock'):
         if not (folder/'notes.json').exists():
+            if len(_done(folder, len(labels))) < len(labels): return  # one was found to be damaged
             with whole_file(folder/'images.npy') as f:
                 facts = dict(descr='|u1', fortran_order=False, shape=shape)
                 np.lib.format.write_array_header_1_0(f, facts)
-                at = 0
+                at, total = 0, hashlib.sha256()
                 for first, end, digest, path in _parts(folder, len(labels)):
                     x = _read(path, (end - first, *shape[1:]), digest)
-                    f.write(x[at - first:].tobytes())  # two parts may overlap
+                    data = x[max(0, at - first):].tobytes()  # two parts may overlap
+                    f.write(data)
+                    total.update(data)
                     at = max(at, end)
             with whole_file(folder/'labels.npy') as f: np.save(f, np.int64(labels))
-            notes = request | dict(images=list(shape))
+            notes = request | dict(images=list(shape), images_sha256=total.hexdigest()[:16])
             with whole_file(folder/'notes.json') as f: f.write(json.dumps(notes, indent=1).encode())
         rmtree(folder/'parts', ignore_errors=True)
         for path in (*folder.glob('*.part'), *folder.glob('request.*.json')): path.unlink()
@@ -151,7 +168,8 @@ def _join(folder, request, labels):
 def _read(path, shape, digest):
     "A part; one that is not as it was written is removed. Raises ValueError."
     try: x = np.load(path)
-    except (ValueError, EOFError): x = np.empty(0)
+    except Exception: x = np.empty(0)  # NumPy raises half a dozen kinds for a damaged header
+    if not isinstance(x, np.ndarray): x = np.empty(0)
     if x.dtype == np.uint8 and x.shape == shape and _digest(x) == digest: return x
     path.unlink()
     raise ValueError(f'{path} was damaged and is removed; call again to make its pictures anew.')

@@ -745,7 +745,7 @@ def source_of(
         shape = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe['network'].items()}
         net, table, p_uncond = kind(UNetConfig(**shape)), None, recipe['p_uncond']
         averaged = {f'{recipe["average"]}.{k}': t for k, t in net.state_dict().items()}
-        read_tensors(found, averaged)
+        read_tensors(found, averaged, f'{recipe["average"]}.')
         how, digest = (recipe['T'], recipe['mix']), sha256(found/'SHA256SUMS')
         words, trained_on = f'{recipe["name"]}, {found.name}', recipe['preparation']
     elif path.stem in RELEASED:

@@ -27,7 +27,7 @@ from .parallel import rank_and_size, rank_zero
 from .sampling import seeded
 from .training import mixed_seed, whole_file
 
-# %% ../nbs/12_engine.ipynb #83641093
+# %% ../nbs/12_engine.ipynb #fd921163
 EDGES = (-10., -5., -2., 0., 2., 5., 10.)  # log-SNR between the buckets of the log
 
 class Metrics:
@@ -68,7 +68,7 @@ class Metrics:
         finite = both.isfinite()
         self.sums[:, :2] += torch.stack([torch.where(finite, both, 0.), finite.float()])
 
-# %% ../nbs/12_engine.ipynb #28664d10
+# %% ../nbs/12_engine.ipynb #fa8a083d
 def reduce_metrics(
     metrics,  # a Metrics; it begins again
 ):
@@ -81,7 +81,7 @@ def reduce_metrics(
     metrics.clear()
     return dict(loss=means[0], norm=means[1], by_logsnr=means[2:], steps_per_second=speed)
 
-# %% ../nbs/12_engine.ipynb #c1642665
+# %% ../nbs/12_engine.ipynb #ee4d9315
 class Log:
     """Writes what happens to log.jsonl, to TensorBoard if it is installed, and to Weights & Biases
     if that is installed and WANDB_PROJECT is set. Every rank calls it; rank 0 writes."""
@@ -127,7 +127,7 @@ class Log:
         "End the files of curves."
         for _, close in self.curves: close()
 
-# %% ../nbs/12_engine.ipynb #d3647386
+# %% ../nbs/12_engine.ipynb #8d3eb119
 def _curves(log, step):
     "What draws curves, as far as it is installed: (draw(numbers, step), close()) each."
     curves = []
@@ -164,7 +164,7 @@ def _environment():
     return dict(machine=machine(), host=platform.node(), system=platform.platform(), commit=code,
                 diff=diff, tf32=torch.backends.cudnn.allow_tf32)
 
-# %% ../nbs/12_engine.ipynb #c8dcdcac
+# %% ../nbs/12_engine.ipynb #d6c55ce2
 def _append(path, facts):
     "Add a line to a log, also after a line that a crash has torn."
     line = json.dumps(dict(time=datetime.now(timezone.utc).isoformat(timespec='seconds')) | facts)
@@ -177,7 +177,7 @@ def _append(path, facts):
             f.write(f'{line}\n'.encode())
     except OSError as e: raise OSError(f'{path} could not be written: {e}.') from None
 
-# %% ../nbs/12_engine.ipynb #2decf64b
+# %% ../nbs/12_engine.ipynb #20dfd278
 def read_log(
     folder,  # the run's folder
     event='step',  # which lines: "step", "start", "save", "stop", "warning"
@@ -194,7 +194,7 @@ def read_log(
     if event != 'step': return lines
     return [line for _, line in sorted({v['step']: v for v in lines if 'step' in v}.items())]
 
-# %% ../nbs/12_engine.ipynb #b1bb1439
+# %% ../nbs/12_engine.ipynb #b313c39f
 def validation_loss(
     loss,  # loss(denoiser, x, label, note) -> scalar, as for `fit`
     x,  # held-out bytes, (N, C, H, W)

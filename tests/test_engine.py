@@ -539,6 +539,39 @@ def test_another_network_in_the_same_folder(tmp_path):
         run(tmp_path, make=lambda: UNet(wider))
 
 
+def test_a_smaller_network_in_the_same_folder(tmp_path):
+    run(tmp_path, dict(steps=3), make=lambda: Unused(TINY))
+    with pytest.raises(ValueError, match='net.spare.weight is unknown'): run(tmp_path)
+
+
+def test_the_same_network_again(straight, tmp_path):
+    "As in a notebook: with its weights and gradients from before; the checkpoint decides."
+    net = UNet(TINY)
+    for steps in (6, 12): run(tmp_path, dict(steps=steps), make=lambda: net)
+    torch.manual_seed(0)
+    other = UNet(TINY)
+    for p in other.parameters(): p.grad = torch.ones_like(p)
+    run(tmp_path/'grad', dict(steps=6), make=lambda: UNet(TINY))
+    run(tmp_path/'grad', make=lambda: other)
+    assert apart(straight, tmp_path/'grad') == 0 == len(read_log(tmp_path, 'warning'))
+    moments = tensors_of(checkpoints(tmp_path)[0])
+    assert moments['opt.state.out.2.bias.step'] == 12
+
+
+def test_nonfinite_steps_at_the_end_are_said_again(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ValueError, match='Stopped after 12 steps: the last 3'):
+            run(tmp_path, dict(max_nonfinite=3), at={str(i): 'nan' for i in (9, 10, 11)})
+
+
+@pytest.mark.parametrize('make', [os.mkfifo, lambda p: p.write_text(''), lambda p: p.symlink_to('.')])
+def test_odd_things_in_the_way_of_a_checkpoint(straight, tmp_path, make):
+    (tmp_path/'checkpoints').mkdir()
+    make(tmp_path/'checkpoints'/'step_000000006.part')
+    run(tmp_path)
+    assert apart(straight, tmp_path) == 0
+
+
 def test_an_error_of_one_rank_is_said_once(tmp_path, capfd):
     "What every rank has from rank 0 is said by rank 0 alone."
     trained(2, tmp_path, dict(steps=3))

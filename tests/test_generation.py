@@ -15,6 +15,7 @@ from engine_worker import ends, start
 
 from cfg_lessons.classifier_free import classifier_free
 from cfg_lessons.diffusion import cosine
+from cfg_lessons import generation
 from cfg_lessons.generation import generate
 from cfg_lessons.images import open_images
 from cfg_lessons.sampling import ancestral, clipped, ddim, heun, last, sample
@@ -139,6 +140,55 @@ def test_a_damaged_part_is_made_anew(whole, tmp_path, damage):
     assert (open_images(tmp_path)[0] == whole).all()
 
 
+def test_a_damaged_part_and_two_that_join(whole, tmp_path):
+    "Who comes second sees that a part is missing, and joins nothing."
+    generate_all_but_joining(tmp_path)
+    path = sorted((tmp_path/'parts').iterdir())[1]
+    data = bytearray(path.read_bytes())
+    data[12] ^= 1  # in the header
+    path.write_bytes(data)
+    for n in range(3):
+        try: generate(tmp_path, draw, LABELS, SHAPE, MADE)
+        except ValueError as e: assert 'was damaged and is removed' in str(e) and n == 0
+    assert (open_images(tmp_path)[0] == whole).all()
+
+
+def generate_all_but_joining(folder):
+    "All parts, by a process that is killed before it joins them."
+    def one():
+        generation._join = lambda *_: os._exit(0)
+        generate(folder, draw, LABELS, SHAPE, MADE, batch_size=10)
+    assert ends(start(1, one)) == [0] and not (folder/'images.npy').exists()
+
+
+def test_joining_what_is_incomplete_does_nothing(tmp_path):
+    begun(tmp_path, stop=4)
+    request = json.loads((tmp_path/'request.json').read_text())
+    generation._join(tmp_path, request, LABELS)
+    assert not (tmp_path/'images.npy').exists() and list((tmp_path/'parts').iterdir())
+
+
+@pytest.mark.parametrize('deed', ['gone', 'cut', 'flipped'])
+def test_a_finished_set_that_is_damaged(tmp_path, deed):
+    generate(tmp_path, draw, LABELS, SHAPE, MADE)
+    path = tmp_path/'images.npy'
+    data = path.read_bytes()
+    path.unlink()
+    if deed == 'cut': path.write_bytes(data[:-10])
+    if deed == 'flipped': path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ValueError, match='is damaged|is not what was written'):
+        generate(tmp_path, draw, LABELS, SHAPE, MADE)
+
+
+def test_what_made_says_does_not_hide_the_seed(tmp_path):
+    made = dict(seed=5, labels='digits')
+    generate(tmp_path, draw, LABELS, SHAPE, made, seed=0)
+    for other in (dict(seed=1), dict(labels=LABELS[::-1])):
+        asked = dict(labels=LABELS, seed=0) | other
+        with pytest.raises(ValueError, match='other settings'):
+            generate(tmp_path, draw, shape=SHAPE, made=made, **asked)
+
+
 def test_files_that_are_no_parts_are_left_alone(whole, tmp_path):
     begun(tmp_path, stop=2)
     os.mkfifo(tmp_path/'parts'/f'rows_{10:09}_{20:09}_{"0"*16}.npy')
@@ -155,11 +205,11 @@ def test_other_work_in_the_folder_is_refused(tmp_path, other):
     with pytest.raises(ValueError, match='was begun with other settings'): generate(tmp_path, **asked)
 
 
-@pytest.mark.parametrize('text', ['', '[]', '['*100_000])
+@pytest.mark.parametrize('text', ['', '[]', '['*100_000, '{"made": []}'])
 def test_a_damaged_request_is_a_sentence(tmp_path, text):
     begun(tmp_path, stop=2)
     (tmp_path/'request.json').write_text(text)
-    with pytest.raises(ValueError, match='request.json is no dict'):
+    with pytest.raises(ValueError, match='request.json (is no dict|does not say)'):
         generate(tmp_path, draw, LABELS, SHAPE, MADE)
 
 
