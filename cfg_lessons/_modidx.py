@@ -438,6 +438,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'cfg_lessons.parallel.SkipNonfinite.zero_grad': ( 'engine.html#skipnonfinite.zero_grad',
                                                                                         'cfg_lessons/parallel.py'),
                                       'cfg_lessons.parallel._full_tensor': ('engine.html#_full_tensor', 'cfg_lessons/parallel.py'),
+                                      'cfg_lessons.parallel._seed': ('engine.html#_seed', 'cfg_lessons/parallel.py'),
                                       'cfg_lessons.parallel._without_exchange': ( 'engine.html#_without_exchange',
                                                                                   'cfg_lessons/parallel.py'),
                                       'cfg_lessons.parallel.any_rank': ('engine.html#any_rank', 'cfg_lessons/parallel.py'),
