@@ -379,6 +379,7 @@ def engine_step(
         with numerics(how), patch('cfg_lessons.unet.group_norm', norm): return step()
     return f
 
+# %% ../nbs/94_bench.ipynb #8e4ea359
 def option_makers(
     config,  # a UNetConfig with a row for NULL
     batch,  # pictures a step

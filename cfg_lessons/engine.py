@@ -157,8 +157,7 @@ class TrainState:
 
     def update(self):
         "Take one step of the network into each average; buffers are those of rank 0."
-        for b in self.net.buffers():
-            if rank_and_size()[1] > 1: dist.broadcast(b, 0)
+        for b in self.net.buffers() if rank_and_size()[1] > 1 else (): dist.broadcast(b, 0)
         for ema in self.averages.values(): ema.update()
 
     def tensors(self):

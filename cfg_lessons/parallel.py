@@ -222,7 +222,7 @@ class SkipNonfinite:
     @torch.no_grad()
     def step(self):
         "Take the step, unless the gradient is not finite."
-        for p in self.own:  # what the loss did not reach has a state as well, from the first step on
+        for p in self.own:  # what the loss did not reach has a state as well, from the start
             if p.grad is None: p.grad = torch.zeros_like(p)
         self.norm = _full_tensor(clip_grad_norm_(self.own, self.clip))
         first = getattr(self.own[0].grad, '_local_tensor', self.own[0].grad)

@@ -410,7 +410,7 @@ FAULTS = {
         'waits in microbatched.f'),
     'float of the loss at each step': Fault(
         'classify', 'engine', 'done = step + 1\n',
-        'done = step + 1 + (not math.isfinite(float(total)))\n', 'waits in fit'),
+        'done = step + 1 + (not math.isfinite(float(mean_loss)))\n', 'waits in fit'),
     'synchronize at each step': Fault(
         'classify', 'logs', 'self.steps += 1', 'self.steps += 1; torch.cuda.synchronize()',
         'waits in Metrics.step'),
@@ -423,8 +423,8 @@ FAULTS = {
     'an optimizer that is not fused': Fault(
         'classify', 'engine', 'config.lr, fused=True,', 'config.lr,', 'waits in SkipNonfinite'),
     'a norm that must be finite': Fault(
-        'classify', 'parallel', 'clip_grad_norm_(own, self.clip)',
-        'clip_grad_norm_(own, self.clip, error_if_nonfinite=True)', 'waits in SkipNonfinite'),
+        'classify', 'parallel', 'clip_grad_norm_(self.own, self.clip)',
+        'clip_grad_norm_(self.own, self.clip, error_if_nonfinite=True)', 'waits in SkipNonfinite'),
     'an average on the CPU': Fault(
         'classify', 'training', 'copy.deepcopy(net).eval()', 'copy.deepcopy(net).cpu().eval()',
         'ema_0.9999 on cpu'),
