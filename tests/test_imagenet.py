@@ -30,6 +30,7 @@ from cfg_lessons.metrics import evaluate, read_cards
 from cfg_lessons.sampling import clipped, last, sample, seeded
 from cfg_lessons.training import load, save
 from cfg_lessons.unet import OPENAI, UNet, UNetClassifier, UNetConfig, openai_levels
+from engine_worker import ends, start
 
 SMALL = UNetConfig(side=16, width=32, mults=(1, 2), blocks=1, attention=(8,), head_width=32, num_classes=3)
 
@@ -277,8 +278,8 @@ def test_generate_and_evaluate(small_set, small_run, tmp_path):
     with pytest.raises(ValueError, match='generate samples first'): evaluate_samples(tmp_path, small_set, device='cpu')
 
 
-def test_fid_while_training(small_set, tmp_path):
-    "At each checkpoint; it is the FID that `evaluate` finds for the same pictures."
+def test_fid_while_training(small_set, small_run, tmp_path):
+    "At each checkpoint; it is the FID that `evaluate` finds for the same pictures, also of two ranks and sharded."
     train_recipe('small', small_set, tmp_path, steps=6, batch_size=8, fid_images=72, device='cpu')
     found = [line['fid'] for line in read_log(tmp_path, 'save')]
     assert len(found) == 2 and found[0] != found[1] and all(0 < f < 1e6 for f in found)
@@ -290,6 +291,11 @@ def test_fid_while_training(small_set, tmp_path):
     extract = extractor_for('', small_set, 'cpu')
     wanted = evaluate(x, reference_for(small_set, extract), extract, None, 1)['fid']
     assert abs(found[1]/wanted - 1) < .02
+    for fsdp in (False, True):
+        folder = tmp_path/f'two{fsdp}'
+        rest = dict(steps=6, batch_size=8, fid_images=72, device='cpu', fsdp=fsdp)
+        assert ends(start(2, train_recipe, 'small', small_set, folder, **rest)) == [0, 0]
+        assert [line['fid'] for line in read_log(folder, 'save')] == pytest.approx(found, rel=1e-3)
 
 
 def test_postscript_is_not_run():
