@@ -53,11 +53,11 @@ outputs: $(READY)  ## run every chapter in the quick profile and store its outpu
 checkpoints: $(READY)  ## train the stored digits networks again (about an hour on two cores)
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags slow --cell-timeout 7200 nbs/08_metrics.ipynb
 	@$(TEST_ENV) OMP_NUM_THREADS=2 $(BIN)/nbdev-test --flags slow --cell-timeout 7200 nbs/11_digits.ipynb
-	@$(TEST_ENV) $(BIN)/nbdev-test --flags slow --cell-timeout 7200 nbs/16_beyond.ipynb
+	@$(TEST_ENV) $(BIN)/nbdev-test --flags slow --cell-timeout 7200 nbs/13_beyond.ipynb
 
 results: $(READY)  ## make the metric cards of the digits that are not stored yet (three or four hours on two cores)
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/11_digits.ipynb
-	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/16_beyond.ipynb
+	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/13_beyond.ipynb
 
 rehearsal: $(READY)  ## the full ImageNet run in miniature: prepare, train, generate, evaluate (five to ten minutes on two cores)
 	@$(BIN)/cfg-rehearse $(ARGS)

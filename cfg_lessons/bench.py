@@ -41,11 +41,11 @@ from .classifier_free import classifier_free
 from .diffusion import NULL, cosine
 from .engine import TrainConfig, TrainState, fit
 from .logs import read_log
-from .metrics import stamp
-from .networks import cosine_step, in_bf16
+from .metrics import provenance
+from .networks import timestep, in_bf16
 from .parallel import blocks, microbatched, numerics, parallelize
-from .sampling import ancestral, clipped, ddim, heun, last, multistep, sample
-from .training import EMA, denoising_loss, whole_file
+from .sampling import ancestral, clipped, ddim, heun, final, dpmpp_2m, sample
+from .training import EMA, denoising_loss, atomic_write
 from .unet import (ADM64, ADM128, ADM256, OPENAI, Attention, UNet, UNetConfig,
                               for_sampling, group_norm, openai_levels)
 
@@ -97,10 +97,10 @@ def store(
     for package in ('torch', 'diffusers', 'denoising-diffusion-pytorch'):
         try: versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError: pass
-    card = stamp() | card | dict(versions=versions)
+    card = provenance() | card | dict(versions=versions)
     where = hashlib.sha256(f'{card["machine"]}{card.get("threads")}'.encode()).hexdigest()[:8]
     path = Path(folder)/f'{card["bench"]}_{card["what"]}_{where}.json'
-    with whole_file(path) as f: f.write((json.dumps(card, indent=1) + '\n').encode())
+    with atomic_write(path) as f: f.write((json.dumps(card, indent=1) + '\n').encode())
     return path
 
 def newest(
@@ -202,7 +202,7 @@ def guided_cases(
     "Its network as denoisers, in 32 and in 16 bits, name -> denoiser."
     net = in_guided_diffusion(module, config).eval().to(device)
     net.load_state_dict(weights)
-    def ask(n): return lambda z, logsnr, y: n(z, cosine_step(logsnr), row_of(y, config)).float()
+    def ask(n): return lambda z, logsnr, y: n(z, timestep(logsnr), row_of(y, config)).float()
     cases = {'guided-diffusion, float32': ask(net),
              'guided-diffusion, autocast bfloat16': in_bf16(ask(net))}
     if str(device).startswith('cuda'):
@@ -227,7 +227,7 @@ class AsDenoiser(torch.nn.Module):
         label,  # classes or NULL, (B,)
     ):
         "The noise it believes in, the shape of z."
-        return self.net(z, cosine_step(logsnr), row_of(label, self.config)).sample
+        return self.net(z, timestep(logsnr), row_of(label, self.config)).sample
 
 # %% ../nbs/94_bench.ipynb #2d5a0c2a
 def denoisers(
@@ -297,7 +297,7 @@ def programs(
     module=None,  # of guided-diffusion, or None
 ):
     "Who takes part: name -> (a function that makes the network, how to ask it for the noise)."
-    def gd(net, z, logsnr, label): return net(z, cosine_step(logsnr), row_of(label, config))
+    def gd(net, z, logsnr, label): return net(z, timestep(logsnr), row_of(label, config))
     def df(net, z, logsnr, label): return gd(net, z, logsnr, label).sample
     found = {}
     if module: found['guided-diffusion'] = partial(in_guided_diffusion, module, config), gd
@@ -366,7 +366,7 @@ def engine_step(
     device='cpu',  # where
     wide_norms=False,  # with group norms as autocast has them, in float32 on a GPU
 ):
-    "A function that takes one step of training as chapter 12's engine does, and returns the loss."
+    "A function that takes one step of training as chapter 14's engine does, and returns the loss."
     layout = torch.channels_last if how.channels_last else torch.contiguous_format
     batch = made_up(config, how.batch_size, device, layout)
     state = TrainState(UNet(config).to(device), how)
@@ -449,10 +449,10 @@ def sampler_cases(
             cases[f'diffusers, {name}'] = diffusers_sampler(scheduler, z, steps)
     if in_reach('denoising_diffusion_pytorch'):
         cases['denoising-diffusion-pytorch, DDIM'] = lucidrains_sampler(z, steps)
-    def run(step): return lambda: last(sample(free, z, label, levels, step))
+    def run(step): return lambda: final(sample(free, z, label, levels, step))
     cases |= {'ours, ddim': run(ddim), 'ours, ancestral': run(partial(ancestral, mix=.3)),
               'ours, heun (two evaluations)': run(heun)}
-    cases['ours, multistep'] = lambda: last(multistep(free, z, label, levels))
+    cases['ours, multistep'] = lambda: final(dpmpp_2m(free, z, label, levels))
     return cases
 
 # %% ../nbs/94_bench.ipynb #9d395763
@@ -509,7 +509,7 @@ def compare(
     "How far guided-diffusion's network and ours are apart, and some numbers of ours, a dict."
     def gd(net, z, logsnr, label):
         known = dict(y=row_of(label, config)) if config.num_classes else {}
-        return net(z, cosine_step(logsnr), **known)
+        return net(z, timestep(logsnr), **known)
     theirs = seeded_weights(in_guided_diffusion(module, config)).eval()
     answer, by_picture, wanted = probe(theirs, config, gd, batch)
     names = list(theirs.state_dict())
@@ -579,7 +579,7 @@ def _kept(config, make, batch):
     cuda = dict(is_available=lambda: True, is_bf16_supported=lambda *a, **k: True,
                 current_device=lambda: 0)
     def flash(q, k, v): return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
-    with (patch.multiple(torch.cuda, **cuda), patch.object(Attention, 'look', staticmethod(flash)),
+    with (patch.multiple(torch.cuda, **cuda), patch.object(Attention, 'attend', staticmethod(flash)),
           _FakeGPU(), torch.device('cuda')):
         net = make(config)
         for p in net.parameters(): held[p.untyped_storage()._cdata] = p
@@ -613,7 +613,7 @@ def guided_run(
     "A function that takes some steps of guided sampling, two calls of the network each."
     z, label = made_up(config, batch, device)
     levels, guided = cosine(torch.linspace(1, 0, steps + 1)), clipped(classifier_free(denoiser, .3))
-    return lambda: last(sample(guided, z, label, levels, partial(ancestral, mix=.3)))
+    return lambda: final(sample(guided, z, label, levels, partial(ancestral, mix=.3)))
 
 def alone(
     make,  # a function that makes a function without arguments

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'HUES', 'TEXTURES', 'digits', 'from_uint8', 'to_uint8', 'save_images', 'open_images', 'shuffled', 'batches',
-           'taken', 'sent', 'ahead', 'scaled', 'flipped', 'silhouette', 'scene', 'hues_of', 'side_by_side', 'scenes',
-           'odd_file']
+           'take_rows', 'to_device', 'prefetch', 'normalize', 'random_flip', 'silhouette', 'scene', 'hues_of',
+           'make_grid', 'scenes', 'odd_file']
 
 # %% ../nbs/09_images.ipynb #1c409143
 import colorsys
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from .training import whole_file
+from .training import atomic_write
 
 # %% ../nbs/09_images.ipynb #e9f51a17
 def digits(
@@ -81,8 +81,8 @@ def save_images(
     folder.mkdir(parents=True, exist_ok=True)
     (folder/'notes.json').unlink(missing_ok=True)
     for name, array in [('images', x), ('labels', y.astype(np.int64))]:
-        with whole_file(folder/f'{name}.npy') as f: np.save(f, array)
-    with whole_file(folder/'notes.json') as f: f.write(text.encode())
+        with atomic_write(folder/f'{name}.npy') as f: np.save(f, array)
+    with atomic_write(folder/'notes.json') as f: f.write(text.encode())
 
 # %% ../nbs/09_images.ipynb #e31c2c85
 def open_images(
@@ -142,19 +142,19 @@ def batches(
         order = {e: order[e] if e in order else shuffled(len(x), seed, e) for e in np.unique(epoch)}
         rows = np.concatenate([order[e][place[epoch == e]] for e in order])
         rows = rows.reshape(ranks, -1)[rank]
-        yield tuple(sent(taken(a, rows), device) for a in (x, y))
+        yield tuple(to_device(take_rows(a, rows), device) for a in (x, y))
 
 # %% ../nbs/09_images.ipynb #48920e34
-def taken(
+def take_rows(
     a,  # an array or memory map or tensor, (N, ...)
     rows,  # which of them, (B,) whole numbers
 ):
     "Some rows, a tensor where the array is; the host does not wait for a GPU."
     if not torch.is_tensor(a): return torch.as_tensor(a[rows])
-    return a[sent(torch.as_tensor(rows), a.device)]
+    return a[to_device(torch.as_tensor(rows), a.device)]
 
 # %% ../nbs/09_images.ipynb #eb6ef150
-def sent(
+def to_device(
     t,  # a tensor
     device,  # where to
 ):
@@ -163,7 +163,7 @@ def sent(
     return t.to(device, non_blocking=True)
 
 # %% ../nbs/09_images.ipynb #f317b8d2
-def ahead(
+def prefetch(
     stream,  # anything to go through once
     n=2,  # how many of its values to have ready
 ):
@@ -176,13 +176,13 @@ def ahead(
             yield value
 
 # %% ../nbs/09_images.ipynb #fe984ea3
-def scaled(
+def normalize(
     stream,  # yields (bytes, label)
 ):
     "The stream with bytes turned into numbers in [-1, 1], on whichever device they are."
     for x, y in stream: yield from_uint8(x), y
 
-def flipped(
+def random_flip(
     stream,  # yields (pictures, label)
     seed=0,  # decides who is mirrored
     start=0,  # number of the first batch
@@ -265,7 +265,7 @@ def hues_of(
     return np.where(votes.max(1) > 0, votes.argmax(1), -1)
 
 # %% ../nbs/09_images.ipynb #1d728781
-def side_by_side(
+def make_grid(
     x,  # bytes, (N, C, H, W), an array
     columns,  # pictures a row
     pad=0,  # white pixels around each
@@ -298,7 +298,7 @@ def scenes(
             data = odd_file(picture, (c*each + i) % 50)
             if truncated and i == c == 1: data = data[:len(data)//2]
             (folder/'train'/wnid/name).write_bytes(data)
-    with whole_file(folder/'truth.json') as f: f.write(json.dumps(truth, indent=0).encode())
+    with atomic_write(folder/'truth.json') as f: f.write(json.dumps(truth, indent=0).encode())
     if archive:
         with tarfile.open(folder/'ILSVRC2012_img_train.tar', 'w') as outer:
             for one in sorted((folder/'train').iterdir()):

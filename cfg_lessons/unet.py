@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['ADM64', 'ADM128', 'ADM256', 'DIGITS', 'CLASSIFIER64', 'CLASSIFIER128', 'CLASSIFIER256', 'CLASSIFIER_DIGITS', 'OPENAI',
-           'RELEASED', 'norm', 'GroupNorm', 'group_norm', 'halved', 'doubled', 'as_it_is', 'modulated', 'ResBlock',
-           'Attention', 'UNetConfig', 'check_config', 'Down', 'Up', 'Stage', 'way_down', 'bridge', 'way_up',
-           'time_embedding', 'told', 'UNet', 'check_pictures', 'check_classes', 'openai_levels', 'TableStep',
-           'eps_only', 'AttentionPool', 'UNetClassifier', 'released', 'for_sampling']
+           'RELEASED', 'norm', 'GroupNorm', 'group_norm', 'downsample', 'upsample', 'film_norm', 'ResBlock',
+           'Attention', 'UNetConfig', 'check_config', 'Down', 'encoder', 'middle', 'decoder', 'UNet', 'openai_levels',
+           'TableStep', 'eps_only', 'AttentionPool', 'UNetClassifier', 'released', 'for_sampling']
 
 # %% ../nbs/10_unet.ipynb #8f119d79
 import copy
@@ -20,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .diffusion import NULL, check_label
-from .networks import cosine_step, once, sinusoids, zeroed
+from .networks import timestep, broadcast_once, sinusoids, zeroed
 
 # %% ../nbs/10_unet.ipynb #f1b82de8
 def norm(
@@ -55,26 +54,22 @@ def group_norm(
         return torch.group_norm(h, groups, weight.to(h.dtype), bias.to(h.dtype), eps)
 
 # %% ../nbs/10_unet.ipynb #1af5b11b
-def halved(
+def downsample(
     h,  # pictures, (B, C, H, W)
 ):
     "Half the side by averaging, (B, C, H/2, W/2)."
     return F.avg_pool2d(h, 2)
 
-def doubled(
+def upsample(
     h,  # pictures, (B, C, H, W)
 ):
     "Twice the side by repeating, (B, C, 2 H, 2 W)."
     return F.interpolate(h, scale_factor=2, mode='nearest')
 
-def as_it_is(
-    h,  # anything
-):
-    "The same."
-    return h
+
 
 # %% ../nbs/10_unet.ipynb #c5a7f2dd
-def modulated(
+def film_norm(
     norm,  # a GroupNorm of C channels
     h,  # pictures, (B, C, H, W)
     scale,  # of each channel and example, (B, C)
@@ -101,7 +96,7 @@ class ResBlock(nn.Module):
         leave,  # channels out
         emb,  # width of the embedding
         dropout=0.,  # share of features to drop in training
-        resample=as_it_is,  # or `halved` or `doubled`
+        resample=nn.Identity(),  # or `downsample` or `upsample`
         film=True,  # scale and shift from the embedding; False only adds it
     ):
         super().__init__()
@@ -120,14 +115,14 @@ class ResBlock(nn.Module):
         "Pictures, (B, leave, H, W), with H and W as `resample` leaves them."
         h = self.in_layers[2](self.resample(self.in_layers[1](self.in_layers[0](x))))
         emb = self.emb_layers(emb)
-        if self.film: h = self.out_layers[1:](modulated(self.out_layers[0], h, *emb.chunk(2, 1)))
+        if self.film: h = self.out_layers[1:](film_norm(self.out_layers[0], h, *emb.chunk(2, 1)))
         else: h = self.out_layers(h + emb[:, :, None, None])
         return self.skip_connection(self.resample(x)) + h
 
 # %% ../nbs/10_unet.ipynb #671b8317
 class Attention(nn.Module):
     "Self-attention over all pixels, added to what passes through (ADM's AttentionBlock)."
-    look = staticmethod(F.scaled_dot_product_attention)  # (q, k, v) -> values, (B, heads, H*W, C)
+    attend = staticmethod(F.scaled_dot_product_attention)  # (q, k, v) -> values, (B, heads, H*W, C)
 
     def __init__(self,
         channels,  # channels in and out
@@ -149,7 +144,7 @@ class Attention(nn.Module):
         qkv = F.linear(h, self.qkv.weight[:, :, 0], self.qkv.bias)
         split, which = ((3, self.heads, -1), 2) if self.new_order else ((self.heads, 3, -1), 3)
         q, k, v = (t.transpose(1, 2) for t in qkv.unflatten(2, split).unbind(which))
-        h = self.look(q, k, v).transpose(1, 2).flatten(2)
+        h = self.attend(q, k, v).transpose(1, 2).flatten(2)
         h = F.linear(h, self.proj_out.weight[:, :, 0], self.proj_out.bias)
         return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
 
@@ -216,50 +211,50 @@ class Down(nn.Module):
 
     def forward(self, x, emb): return self.op(x)
 
-class Up(nn.Module):
+class _Up(nn.Module):
     "Twice the side by repeating, then a convolution."
     def __init__(self, channels):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x, emb): return self.conv(doubled(x))
+    def forward(self, x, emb): return self.conv(upsample(x))
 
-class Stage(nn.Sequential):
+class _Stage(nn.Sequential):
     "Layers in a row, of which those that want the embedding get it."
     def forward(self, x, emb):
-        wants_emb = (ResBlock, Down, Up)
+        wants_emb = (ResBlock, Down, _Up)
         for layer in self: x = layer(x, emb) if isinstance(layer, wants_emb) else layer(x)
         return x
 
 # %% ../nbs/10_unet.ipynb #95e8236f
-def way_down(
+def encoder(
     c,  # a UNetConfig
 ):
     "The stages of the way down, and the channels that each of them leaves behind."
     emb, ch, side = 4*c.width, c.width*c.mults[0], c.side
-    stages, left = [Stage(nn.Conv2d(c.channels, ch, 3, padding=1))], [ch]
+    stages, left = [_Stage(nn.Conv2d(c.channels, ch, 3, padding=1))], [ch]
     for level, mult in enumerate(c.mults):
         for _ in range(c.blocks):
             layers = [ResBlock(ch, mult*c.width, emb, c.dropout, film=c.film)]
             ch = mult*c.width
             if side in c.attention: layers.append(Attention(ch, c.num_heads(ch), c.new_order))
-            stages.append(Stage(*layers)), left.append(ch)
+            stages.append(_Stage(*layers)), left.append(ch)
         if level < len(c.mults) - 1:
-            block = partial(ResBlock, ch, ch, emb, c.dropout, halved, c.film)
-            stages.append(Stage(block() if c.block_resampling else Down(ch))), left.append(ch)
+            block = partial(ResBlock, ch, ch, emb, c.dropout, downsample, c.film)
+            stages.append(_Stage(block() if c.block_resampling else Down(ch))), left.append(ch)
             side //= 2
     return stages, left
 
-def bridge(
+def middle(
     c,  # a UNetConfig
     ch,  # channels at the bottom
 ):
     "The stage between the two ways: a block, a look around, a block."
     first, second = (ResBlock(ch, ch, 4*c.width, c.dropout, film=c.film) for _ in range(2))
-    return Stage(first, Attention(ch, c.num_heads(ch), c.new_order), second)
+    return _Stage(first, Attention(ch, c.num_heads(ch), c.new_order), second)
 
 # %% ../nbs/10_unet.ipynb #5c6a0942
-def way_up(
+def decoder(
     c,  # a UNetConfig
     left,  # channels that the way down left behind, last on top
 ):
@@ -271,21 +266,21 @@ def way_up(
             ch = mult*c.width
             if side in c.attention: layers.append(Attention(ch, c.num_heads(ch), c.new_order))
             if level and i == c.blocks:
-                block = partial(ResBlock, ch, ch, emb, c.dropout, doubled, c.film)
-                layers.append(block() if c.block_resampling else Up(ch))
+                block = partial(ResBlock, ch, ch, emb, c.dropout, upsample, c.film)
+                layers.append(block() if c.block_resampling else _Up(ch))
                 side *= 2
-            stages.append(Stage(*layers))
+            stages.append(_Stage(*layers))
     return stages
 
 # %% ../nbs/10_unet.ipynb #0da58e24
-def time_embedding(
+def _time_embedding(
     config,  # a UNetConfig
 ):
     "The two layers that turn sinusoids (B, width) into an embedding (B, 4*width)."
     width, emb = config.width, 4*config.width
     return nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
 
-def told(
+def _embed_logsnr(
     net,  # a UNet or a UNetClassifier
     logsnr,  # log-SNR, (B,)
     z,  # noisy pictures, whose precision the answer gets
@@ -293,25 +288,25 @@ def told(
     "What the network is told of the noise level, (B, 4*width)."
     def embed(level):
         return net.time_embed(sinusoids(net.step(level), net.config.width).to(z.dtype))
-    return once(embed, logsnr)
+    return broadcast_once(embed, logsnr)
 
 # %% ../nbs/10_unet.ipynb #b944d43c
 class UNet(nn.Module):
     "ADM's U-Net as a denoiser, eps = net(z, logsnr, label); Dhariwal & Nichol 2021, appendix A."
     def __init__(self,
         config=UNetConfig(),  # the shape of the network
-        step=cosine_step,  # logsnr (B,) -> what the sinusoids are told, (B,)
+        step=timestep,  # logsnr (B,) -> what the sinusoids are told, (B,)
     ):
         super().__init__()
         self.config, self.step = config, step
         emb, first = 4*config.width, config.width*config.mults[0]
-        self.time_embed = time_embedding(config)
+        self.time_embed = _time_embedding(config)
         if config.num_classes:
             self.label_emb = nn.Embedding(config.num_classes + config.null_row, emb)
-        down, left = way_down(config)
+        down, left = encoder(config)
         self.input_blocks = nn.ModuleList(down)
-        self.middle_block = bridge(config, left[-1])
-        self.output_blocks = nn.ModuleList(way_up(config, left))
+        self.middle_block = middle(config, left[-1])
+        self.output_blocks = nn.ModuleList(decoder(config, left))
         answer = config.out_channels or config.channels
         self.out = nn.Sequential(norm(first), nn.SiLU(),
                                  zeroed(nn.Conv2d(first, answer, 3, padding=1)))
@@ -323,8 +318,8 @@ class UNet(nn.Module):
     ):
         """The guess of the noise, (B, out channels, H, W). Raises ValueError, in one sentence,
         for inputs that do not fit."""
-        check_pictures(z, logsnr, self.config), check_classes(label, z, self.config)
-        emb = told(self, logsnr, z)
+        _check_pictures(z, logsnr, self.config), _check_classes(label, z, self.config)
+        emb = _embed_logsnr(self, logsnr, z)
         if self.config.num_classes:
             emb = emb + self.label_emb(label.where(label != NULL, self.config.num_classes))
         h, left = z, []
@@ -334,7 +329,7 @@ class UNet(nn.Module):
         return self.out(h)
 
 # %% ../nbs/10_unet.ipynb #bc9b3b08
-def check_pictures(
+def _check_pictures(
     z,  # noisy pictures, (B, C, H, W)
     logsnr,  # their log-SNR, (B,)
     config,  # a UNetConfig
@@ -349,7 +344,7 @@ def check_pictures(
         raise ValueError(f'logsnr has shape {tuple(logsnr.shape)} for a batch of {len(z)}; give '
                          'one log-SNR an example, e.g. logsnr.expand(len(z)).')
 
-def check_classes(
+def _check_classes(
     label,  # classes or NULL, (B,)
     z,  # the batch that they belong to, (B, ...)
     config,  # a UNetConfig
@@ -447,14 +442,14 @@ class UNetClassifier(nn.Module):
     4. Its parts bear the names of OpenAI's checkpoints."""
     def __init__(self,
         config,  # a UNetConfig; num_classes numbers come out
-        step=cosine_step,  # logsnr (B,) -> what the sinusoids are told, (B,)
+        step=timestep,  # logsnr (B,) -> what the sinusoids are told, (B,)
     ):
         super().__init__()
         if config.num_classes < 1: raise ValueError('A classifier needs at least one class.')
-        self.config, self.step, self.time_embed = config, step, time_embedding(config)
-        down, left = way_down(config)
+        self.config, self.step, self.time_embed = config, step, _time_embedding(config)
+        down, left = encoder(config)
         self.input_blocks = nn.ModuleList(down)
-        self.middle_block = bridge(config, left[-1])
+        self.middle_block = middle(config, left[-1])
         bottom, ch = config.side//2**(len(config.mults) - 1), left[-1]
         pool = AttentionPool(bottom, ch, config.num_heads(ch), config.num_classes)
         self.out = nn.Sequential(norm(ch), nn.SiLU(), pool)
@@ -465,11 +460,11 @@ class UNetClassifier(nn.Module):
     ):
         """The logits of the classes, (B, num_classes). Raises ValueError, in one sentence, for
         inputs that do not fit."""
-        check_pictures(z, logsnr, self.config)
+        _check_pictures(z, logsnr, self.config)
         if z.shape[2:] != (self.config.side, self.config.side):
             raise ValueError(f'z has shape {tuple(z.shape)}; this classifier knows the places of '
                              f'pictures of {self.config.side} × {self.config.side} only.')
-        h, emb = z, told(self, logsnr, z)
+        h, emb = z, _embed_logsnr(self, logsnr, z)
         for stage in self.input_blocks: h = stage(h, emb)
         return self.out(self.middle_block(h, emb))
 

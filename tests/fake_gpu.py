@@ -264,7 +264,7 @@ def drawing(watch, denoiser, step=None, sampler=None):
         z = noise(torch.empty(len(label), *DATA[0].shape[1:], device='cuda'))
         states = (sampler or sampling.sample)(sampling.clipped(denoiser), z, label, levels,
                                               *([how] if how else []))
-        return sampling.last(states)
+        return sampling.final(states)
     return draw
 
 
@@ -305,7 +305,7 @@ def draw(watch, folder, only=''):
     quick = unet.for_sampling(net)
     draws = {f.__name__: drawing(watch, net, f)
              for f in (sampling.ddim, sampling.ancestral, sampling.heun)}
-    draws['multistep'] = drawing(watch, net, sampler=sampling.multistep)
+    draws['multistep'] = drawing(watch, net, sampler=sampling.dpmpp_2m)
     draw_all(folder, only, draws | dict(quick=drawing(watch, quick)))
 
 
@@ -314,18 +314,18 @@ def guide(watch, folder, only=''):
     from cfg_lessons import beyond, classifier_free, classifier_guidance, diffusion, unet
     net, weak, classifier = network(), network(), network('UNetClassifier')
     free, extrapolate = classifier_free.classifier_free(net, 1.), classifier_free.extrapolate
-    other = beyond.told_otherwise(net, beyond.any_class(4))
-    student = beyond.Distilled(beyond.grown(network(channels=4), net), 4.)
+    other = beyond.relabelled(net, beyond.any_class(4))
+    student = beyond.Distilled(beyond.widened(network(channels=4), net), 4.)
     ways = dict(
-        free=free, doubled=classifier_free.doubled(net, 1.), weak=extrapolate(net, weak, 1.),
-        blinded=extrapolate(net, beyond.blinded(net), 1.), other=extrapolate(net, other, 1.),
+        free=free, doubled=classifier_free.batched_cfg(net, 1.), weak=extrapolate(net, weak, 1.),
+        blinded=extrapolate(net, beyond.perturbed_attention(net), 1.), other=extrapolate(net, other, 1.),
         eps_only=unet.eps_only(network(out_channels=6)),
         classifier=classifier_guidance.classifier_guided(net, classifier, 1.),
         interval=beyond.scheduled(net, beyond.interval(1., -5., 5.)),
         linear=beyond.scheduled(net, beyond.linear_weight(1.)),
         cosine=beyond.scheduled(net, beyond.cosine_weight(1.)),
         rescaled=beyond.rescaled(net, 1.), thresholded=beyond.thresholded(free),
-        projected=beyond.projected(net, 1., momentum=-.5, radius=9.),
+        projected=beyond.apg(net, 1., momentum=-.5, radius=9.),
         zero_star=beyond.zero_star(net, 1.), student=student.at(1.))
     draws = {name: drawing(watch, way) for name, way in ways.items()}
     draw_all(folder, only, draws | dict(plus=drawing(watch, net, beyond.cfg_plus_plus)))

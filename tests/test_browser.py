@@ -213,8 +213,8 @@ def test_every_page_can_be_read_offline(tmp_path, browser):
 
 
 if __name__ == '__main__':
-    from cfg_lessons.metrics import stamp
-    from cfg_lessons.training import whole_file
+    from cfg_lessons.metrics import provenance
+    from cfg_lessons.training import atomic_write
 
     class Folders:
         def mktemp(self, name):
@@ -227,7 +227,7 @@ if __name__ == '__main__':
     sheet.wait_for_selector(LIVE)
     values = sorted(latencies(sheet, 60))
     card = dict(what='milliseconds from a key press to the new picture of the guidance widget, in JupyterLab and Chromium', times=len(values),
-                median=round(statistics.median(values), 1), p90=round(values[int(.9*len(values))], 1), command='make latency', **stamp())
-    with whole_file(ROOT/'data'/'results'/'lab'/'widget_latency.json') as f: f.write((json.dumps(card, indent=1) + '\n').encode())
+                median=round(statistics.median(values), 1), p90=round(values[int(.9*len(values))], 1), command='make latency', **provenance())
+    with atomic_write(ROOT/'data'/'results'/'lab'/'widget_latency.json') as f: f.write((json.dumps(card, indent=1) + '\n').encode())
     print(card)
     next(maker, None), next(opened, None)

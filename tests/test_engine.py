@@ -26,7 +26,7 @@ from cfg_lessons.engine import TrainConfig, train_batches
 from cfg_lessons.images import batches, from_uint8
 from cfg_lessons.logs import read_log, sample_grid, validation_loss
 from cfg_lessons.parallel import SkipNonfinite, microbatched, parallelize, rank_zero
-from cfg_lessons.training import mixed_seed
+from cfg_lessons.training import derive_seed
 from cfg_lessons.unet import UNet
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -228,7 +228,7 @@ def test_noise_of_microbatches_differs(tmp_path):
     f = microbatched(loss, torch.nn.Linear(1, 1), TrainConfig(1, 8, microbatch=2, seed=5))
     f(7, torch.zeros(8, 1), torch.zeros(8))
     for j, noise in enumerate(drawn):
-        torch.manual_seed(mixed_seed(5, 7, j))
+        torch.manual_seed(derive_seed(5, 7, j))
         assert noise.equal(torch.randn(3))
     assert len({str(n) for n in drawn}) == 4
 

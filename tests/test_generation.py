@@ -18,7 +18,7 @@ from cfg_lessons.diffusion import cosine
 from cfg_lessons import generation
 from cfg_lessons.generation import generate
 from cfg_lessons.images import open_images
-from cfg_lessons.sampling import ancestral, clipped, ddim, heun, last, sample
+from cfg_lessons.sampling import ancestral, clipped, ddim, heun, final, sample
 from cfg_lessons.training import load
 from cfg_lessons.unet import DIGITS, UNet
 
@@ -58,7 +58,7 @@ def test_a_picture_does_not_depend_on_its_batch(tmp_path, step, w):
     def f(noise, label):
         own = partial(step, noise=noise) if getattr(step, 'func', None) else step
         z, levels = noise(torch.empty(len(label), *SHAPE)), cosine(torch.linspace(1, 0, 9))
-        return last(sample(clipped(classifier_free(net, w)), z, label, levels, own))
+        return final(sample(clipped(classifier_free(net, w)), z, label, levels, own))
     for size in (1, 13): generate(tmp_path/str(size), f, LABELS[:13], SHAPE, MADE, batch_size=size)
     one, many = (np.int64(open_images(tmp_path/str(size))[0]) for size in (1, 13))
     assert abs(one - many).max() <= 1 and (one != many).mean() < .01

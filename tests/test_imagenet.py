@@ -24,10 +24,10 @@ from cfg_lessons import imagenet
 from cfg_lessons.checkpoints import open_checkpoint
 from cfg_lessons.logs import read_log
 from cfg_lessons.images import HUES, KINDS, hues_of, open_images, scenes, to_uint8
-from cfg_lessons.imagenet import (RECIPES, area, command, cost, decoded, dhariwal, evaluate_samples, extractor_for, found_in,
+from cfg_lessons.imagenet import (RECIPES, area, command, cost, decode, dhariwal, evaluate_samples, extractor_for, found_in,
                                   generate_samples, guided_by, labels_of, levels_of, prepare, reference_for, source_of, train_recipe)
 from cfg_lessons.metrics import evaluate, read_cards
-from cfg_lessons.sampling import clipped, last, sample, seeded
+from cfg_lessons.sampling import clipped, final, sample, per_example_noise
 from cfg_lessons.training import load, save
 from cfg_lessons.unet import OPENAI, UNet, UNetClassifier, UNetConfig, openai_levels
 from engine_worker import ends, start
@@ -208,9 +208,9 @@ def test_sixteen_bits(tmp_path):
     "A picture of 16 bits is not cut off at 255."
     grey = np.linspace(0, 65535, 64*64).astype(np.uint16).reshape(64, 64)
     Image.fromarray(grey).save(tmp_path/'x.png')
-    image, odd = decoded((tmp_path/'x.png').read_bytes())
+    image, odd = decode((tmp_path/'x.png').read_bytes())
     assert np.abs(np.asarray(image)[..., 0] - grey/257.).max() <= 1 and odd[0] == 'PNG file'
-    with pytest.raises(ValueError, match='no picture in it'): decoded(b'hello')
+    with pytest.raises(ValueError, match='no picture in it'): decode(b'hello')
 
 
 def test_workers_end_with_their_parent(tmp_path):
@@ -284,10 +284,10 @@ def test_fid_while_training(small_set, small_run, tmp_path):
     found = [line['fid'] for line in read_log(tmp_path, 'save')]
     assert len(found) == 2 and found[0] != found[1] and all(0 < f < 1e6 for f in found)
     source = source_of(tmp_path)
-    labels, noise = torch.from_numpy(labels_of(72, SMALL.num_classes, 0)), seeded(0, range(72))
+    labels, noise = torch.from_numpy(labels_of(72, SMALL.num_classes, 0)), per_example_noise(0, range(72))
     z, levels = noise(torch.empty(72, 3, 16, 16)), levels_of(None, 32)
-    z = last(sample(clipped(source.ask), z, labels, levels[:-1]))
-    x = to_uint8(last(sample(clipped(source.ask), z, labels, levels[-2:]))).numpy()
+    z = final(sample(clipped(source.ask), z, labels, levels[:-1]))
+    x = to_uint8(final(sample(clipped(source.ask), z, labels, levels[-2:]))).numpy()
     extract = extractor_for('', small_set, 'cpu')
     wanted = evaluate(x, reference_for(small_set, extract), extract, None, 1)['fid']
     assert abs(found[1]/wanted - 1) < .02
@@ -302,7 +302,7 @@ def test_postscript_is_not_run():
     "An EPS under the name of a photograph would start Ghostscript; it is no picture here."
     data = io.BytesIO()
     Image.new('RGB', (20, 20)).save(data, 'eps')
-    with pytest.raises(ValueError, match='no picture in it'): decoded(data.getvalue())
+    with pytest.raises(ValueError, match='no picture in it'): decode(data.getvalue())
 
 
 def test_commands_in_two_processes(tmp_path):

@@ -12,10 +12,10 @@ import torch
 from cfg_lessons.classifier_free import classifier_free
 from cfg_lessons.classifier_guidance import classifier_guided
 from cfg_lessons.diffusion import cosine
-from cfg_lessons.images import batches, digits, scaled
-from cfg_lessons.mixtures import draw, exact, three_gaussians
+from cfg_lessons.images import batches, digits, normalize
+from cfg_lessons.mixtures import sample_mixture, exact_denoiser, three_gaussians
 from cfg_lessons.networks import MLP, in_bf16
-from cfg_lessons.sampling import ancestral, clipped, ddim, heun, last, multistep, sample, seeded
+from cfg_lessons.sampling import ancestral, clipped, ddim, heun, final, dpmpp_2m, sample, per_example_noise
 from cfg_lessons.training import EMA, denoising_loss, load, train
 from cfg_lessons.unet import CLASSIFIER64, CLASSIFIER128, CLASSIFIER256, CLASSIFIER_DIGITS, DIGITS, UNet, UNetClassifier, UNetConfig
 
@@ -51,17 +51,17 @@ def test_devices(device, step):
     "Tensors decide the device: exact and learnt denoisers, guided and clipped, in float32."
     torch.manual_seed(0)
     z, label = torch.randn(8, 2, device=device), torch.arange(8, device=device) % 3
-    for denoiser in (exact(three_gaussians()), MLP(2, 3, width=32).to(device), in_bf16(MLP(2, 3, width=32).to(device))):
-        x = last(sample(clipped(classifier_free(denoiser, .5), 3.), z, label, cosine(torch.linspace(1, 0, 9)), step))
+    for denoiser in (exact_denoiser(three_gaussians()), MLP(2, 3, width=32).to(device), in_bf16(MLP(2, 3, width=32).to(device))):
+        x = final(sample(clipped(classifier_free(denoiser, .5), 3.), z, label, cosine(torch.linspace(1, 0, 9)), step))
         assert x.device.type == device and x.dtype == torch.float32 and x.isfinite().all()
-    assert last(multistep(exact(three_gaussians()), z, label, cosine(torch.linspace(1, 0, 9)))).device.type == device
+    assert final(dpmpp_2m(exact_denoiser(three_gaussians()), z, label, cosine(torch.linspace(1, 0, 9)))).device.type == device
 
 
 @pytest.mark.parametrize('device', devices)
 def test_training_devices(device):
     net = UNet(DIGITS).to(device)
     ema, opt = EMA(net), torch.optim.AdamW(net.parameters(), 1e-3)
-    stream = scaled(batches(*digits(), 16, device=device))
+    stream = normalize(batches(*digits(), 16, device=device))
     steps = train(partial(denoising_loss, net, cosine), opt, (b for b, _ in zip(stream, range(2))), ema=ema)
     assert all(loss.device.type == device and loss.isfinite() for _, loss in steps)
 
@@ -71,9 +71,9 @@ def test_batch_size_does_not_matter():
     net = UNet(DIGITS).eval()
     load(ROOT/'data'/'checkpoints'/'digits.safetensors', net)
     def generate(index):
-        noise, label = seeded(3, index), torch.tensor([i % 10 for i in index])
+        noise, label = per_example_noise(3, index), torch.tensor([i % 10 for i in index])
         step = partial(ancestral, mix=.3, noise=noise)
-        return last(sample(clipped(classifier_free(net, 1.)), noise(torch.empty(len(index), 1, 8, 8)), label,
+        return final(sample(clipped(classifier_free(net, 1.)), noise(torch.empty(len(index), 1, 8, 8)), label,
                            cosine(torch.linspace(1, 0, 17)), step))
     together = generate(range(12))
     apart = torch.cat([generate(range(0, 5)), generate([5]), generate(range(6, 12))])
@@ -93,7 +93,7 @@ def test_stopped_training_goes_on_as_if_it_had_not():
         net = UNet(DIGITS)
         opt, ema, begin = torch.optim.AdamW(net.parameters(), 1e-3), EMA(net, .99), 0
         for end in [*stops, 6]:
-            data = (b for b, _ in zip(scaled(batches(*digits(), 8, seed=2, start=begin)), range(end - begin)))
+            data = (b for b, _ in zip(normalize(batches(*digits(), 8, seed=2, start=begin)), range(end - begin)))
             for _ in train(partial(denoising_loss, net, cosine), opt, data, ema=ema, seed=1, start=begin): pass
             begin = end
         return torch.cat([p.flatten() for p in ema.net.parameters()])
@@ -102,7 +102,7 @@ def test_stopped_training_goes_on_as_if_it_had_not():
 
 def test_wrong_guidance_is_caught():
     "The identities that pin down guidance fail for every one of these near misses."
-    d = exact(three_gaussians())
+    d = exact_denoiser(three_gaussians())
     z, logsnr, label = torch.randn(9, 2).double(), torch.linspace(-3, 3, 9).double(), torch.arange(9) % 3
     c, u = d(z, logsnr, label), d(z, logsnr, torch.full_like(label, -1))
     right = lambda f: (torch.equal(f(c, u, 0.), c) and torch.equal(f(c, u, -1.), u)
@@ -248,15 +248,15 @@ def test_classifier_guidance_of_pictures_with_every_sampler(wrap):
     import gc
     net, judge = UNet(DIGITS).eval(), UNetClassifier(CLASSIFIER_DIGITS).eval()
     load(ROOT/'data'/'checkpoints'/'digits.safetensors', net), load(ROOT/'data'/'checkpoints'/'digits_classifier.safetensors', judge)
-    label, z, levels = torch.arange(4), seeded(0, range(4))(torch.empty(4, 1, 8, 8)), cosine(torch.linspace(1, 0, 9))
+    label, z, levels = torch.arange(4), per_example_noise(0, range(4))(torch.empty(4, 1, 8, 8)), cosine(torch.linspace(1, 0, 9))
     guided = clipped(wrap(classifier_guided(net, judge, 1.)))
-    for run in (partial(sample, step=ddim), partial(sample, step=heun), partial(sample, step=partial(ancestral, mix=.3)), multistep):
+    for run in (partial(sample, step=ddim), partial(sample, step=heun), partial(sample, step=partial(ancestral, mix=.3)), dpmpp_2m):
         alive = []
         for x in run(guided, z, label, levels):
             assert not x.requires_grad and x.isfinite().all() and x.dtype == torch.float32
             alive.append(sum(type(o) is torch.Tensor for o in gc.get_objects()))
         assert max(alive[2:]) <= alive[2], f'tensors alive after each step: {alive}'
-        assert (x - last(run(clipped(wrap(net)), z, label, levels))).abs().max() > .01
+        assert (x - final(run(clipped(wrap(net)), z, label, levels))).abs().max() > .01
     assert all(p.grad is None for p in [*net.parameters(), *judge.parameters()])
 
 
@@ -290,14 +290,14 @@ def test_every_method_keeps_shape_precision_and_input(shape, dtype):
     made = {'scheduled': beyond.scheduled(toy, beyond.interval(1.)), 'outside': beyond.scheduled(toy, beyond.interval(1., 5.)),
             'linear': beyond.scheduled(toy, beyond.linear_weight(1.)), 'cosine': beyond.scheduled(toy, beyond.cosine_weight(1.)),
             'rescaled': beyond.rescaled(toy, 1.), 'thresholded': beyond.thresholded(classifier_free(toy, 1.)),
-            'projected': beyond.projected(toy, 1., momentum=-.5, radius=2.), 'zero_star': beyond.zero_star(toy, 1.),
-            'told_otherwise': beyond.told_otherwise(toy, beyond.any_class(4))}
+            'projected': beyond.apg(toy, 1., momentum=-.5, radius=2.), 'zero_star': beyond.zero_star(toy, 1.),
+            'told_otherwise': beyond.relabelled(toy, beyond.any_class(4))}
     for name, f in made.items():
         got = f(z, l, c)
         assert got.shape == z.shape and got.dtype == dtype and got.isfinite().all(), name
     assert made['outside'](z, l, c).equal(toy(z, l, c)) and z.equal(before)
     if dtype == torch.bfloat16: return  # samplers keep their state in float32 or better
-    for got in (beyond.cfg_plus_plus(toy, z, l, l + 1, c), tilting.langevin(toy, z, l, c, .1), tilting.corrected(tilting.ancestral, toy)(toy, z, l, l + 1, c)):
+    for got in (beyond.cfg_plus_plus(toy, z, l, l + 1, c), tilting.langevin(toy, z, l, c, .1), tilting.predictor_corrector(tilting.ancestral, toy)(toy, z, l, l + 1, c)):
         assert got.shape == z.shape and got.dtype == dtype
     for got, weight in tilting.sample_tilted(toy, z, c, torch.linspace(-8, 2, 5), 1.): assert got.shape == z.shape and weight.shape == c.shape
     assert z.equal(before)

@@ -342,7 +342,7 @@ print(peaks[1] - peaks[0])
 def card(**changes):
     made = dict(dataset='digits', guidance='classifier-free', w=.1, p_uncond=.1, T=32, sampler='ancestral', mix=.3, seed=0, network='net',
                 checkpoint_sha256='0', command='x')
-    found = dict.fromkeys(metrics.ALIKE, 'a') | dict(fid=1., n=100, dataset='digits')
+    found = dict.fromkeys(metrics.COMPARABLE, 'a') | dict(fid=1., n=100, dataset='digits')
     return made | found | changes
 
 
@@ -358,7 +358,7 @@ def test_cards(tmp_path):
     assert c.x.tolist() == pytest.approx([.1, 2.]) and c.mean.tolist() == pytest.approx([1.1, 3.]) and c.std.tolist() == [1., 1.] and c.seeds == 3
     one = read_cards(tmp_path)[0]
     assert one['machine'] and one['commit'] and one['date'].startswith('20')
-    for k in metrics.ALIKE:
+    for k in metrics.COMPARABLE:
         with pytest.raises(ValueError, match=f'cannot be compared: {k} is ') as e: check_alike([card(), card(**{k: 'other'})])
         assert '\n' not in str(e.value)
     with pytest.raises(ValueError, match='mix cards in which T is 32 and 64'): curve([card(), card(T=64)], 'fid')
