@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .classifier_free import unconditional
+from .classifier_free import guide, unconditional
 from .classifier_guidance import check_weight
 from .diffusion import alpha_sigma, diffuse, predict_x
 from .networks import timestep
@@ -49,7 +49,7 @@ def scheduled(
     def f(z, logsnr, label):
         eps, weight = denoiser(z, logsnr, label), torch.as_tensor(w(logsnr)).to(z)
         weight = expand_like(weight.expand(len(z)), z)
-        return (1 + weight)*eps - weight*rest(z, logsnr, label) if weight.any() else eps
+        return guide(eps, rest(z, logsnr, label), weight) if weight.any() else eps
     return f
 
 def interval(
@@ -86,7 +86,7 @@ def rescaled(
     def f(z, logsnr, label):
         if z[0].numel() < 2: raise ValueError('One number an example has no spread to rescale.')
         eps = denoiser(z, logsnr, label)
-        guided = (1 + w)*eps - w*unconditional(denoiser)(z, logsnr, label)
+        guided = guide(eps, unconditional(denoiser)(z, logsnr, label), w)
         change = expand_like(eps.flatten(1).std(1)/guided.flatten(1).std(1), z)
         return guided*(phi*change + 1 - phi)
     return f
@@ -140,6 +140,7 @@ def cfg_plus_plus(
     logsnr,  # where they are, (B,)
     logsnr_next,  # where to go, (B,)
     label,  # classes, (B,)
+    noise=None,  # not used, as nothing is random
     kappa=.6,  # guidance, from 0, unconditional, to 1
 ):
     "One DDIM step that renoises with the unconditional guess (Chung et al. 2024, Algorithm 2)."
@@ -168,8 +169,8 @@ def zero_star(
         answers = denoiser(z, logsnr, label), unconditional(denoiser)(z, logsnr, label)
         u, u_null = (eps - predict_x(z, logsnr, eps) for eps in answers)
         s = dot(u, u_null)/dot(u_null, u_null).clamp(min=1e-30) if project else 1.
-        u = s*u_null + (1 + w)*(u - s*u_null)
-        return torch.where(t > 1 - zero_init_share, point, point + (1 - t)*u)
+        moved = point + (1 - t)*guide(u, s*u_null, w)
+        return torch.where(t > 1 - zero_init_share, point, moved)
     return f
 
 # %% ../nbs/13_beyond.ipynb #0ef490ce

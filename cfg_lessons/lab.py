@@ -29,7 +29,7 @@ from .diffusion import NULL, cosine, diffuse, predict_x
 from .metrics import curve
 from .mixtures import sample_mixture, exact_denoiser, exact_score, log_posterior
 from .plotting import MARKERS, PALETTE, bare, in_notebook, mesh, panels, show, tile
-from .sampling import ancestral, clipped, ddim, heun, final, dpmpp_2m, sample, per_example_noise
+from .sampling import ancestral, clipped, heun, final, dpmpp_2m, sample, per_example_noise
 from .settings import settings
 from .training import atomic_write
 
@@ -200,8 +200,9 @@ def live_samplers(
     "Choose the sampler and the steps: where the points land, the way of ten of them, the price."
     label, told, real = torch.full((n,), NULL), exact_denoiser(world), sample_mixture(world, n)[0]
     z = per_example_noise(0, range(n))(torch.empty(n, 2))
-    runs = {'DDIM': (ddim, 1), 'ancestral': (ancestral, 1), 'Heun': (heun, 2),
-            'multistep': (None, 1)}
+    random = partial(sample, step=partial(ancestral, mix=.3))
+    runs = {'DDIM': (sample, 1), 'ancestral': (random, 1), 'Heun': (partial(sample, step=heun), 2),
+            'multistep': (dpmpp_2m, 1)}
     fig, axes = panels(2, size=(3.3, 3.3))
     axes[1].scatter(*real.T, s=6, color=PALETTE[7], alpha=.5, lw=0)
     cloud = axes[0].scatter([], [], s=6, color=PALETTE[0], alpha=.6, lw=0)
@@ -209,12 +210,10 @@ def live_samplers(
     for ax in axes: bare(ax, limit)
     axes[1].set_title('true examples')
     def update(sampler, steps):
-        step, price = runs[sampler]
+        run, price = runs[sampler]
         levels = cosine(torch.linspace(1, 0, steps + 1), -10., 10.)
-        if step is ancestral:
-            step = partial(ancestral, mix=.3, noise=per_example_noise(1, range(n)))
-        rest = sample(told, z, label, levels, step) if step else dpmpp_2m(told, z, label, levels)
-        states = torch.stack([z, *rest])
+        states = [z, *run(told, z, label, levels, noise=per_example_noise(1, range(n)))]
+        states = torch.stack(states)
         cloud.set_offsets(states[-1])
         for i, way in enumerate(ways): way.set_data(*states[:, i].T)
         axes[0].set_title(f'{sampler}, {steps*price} evaluations')
@@ -238,8 +237,8 @@ def live_digits(
     def update(digit, w, seed, method):
         noise = per_example_noise(seed, range(10))
         z = noise(torch.empty(10, 1, 8, 8, device=device))
-        label, step = torch.full((10,), digit).to(z.device), partial(ancestral, mix=.3, noise=noise)
-        made = final(sample(clipped(guides[method](w)), z, label, levels, step))
+        label, step = torch.full((10,), digit).to(z.device), partial(ancestral, mix=.3)
+        made = final(sample(clipped(guides[method](w)), z, label, levels, step, noise))
         shown.set_data(tile(-made, 10)[..., 0])
         axes[0].set_title(f'{digit}, {method}, w = {w:.1f}', loc='left')
     controls = dict(digit=slider('digit', 3, 0, 9), w=slider('w', 1., 0, 8, .1),

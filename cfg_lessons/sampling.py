@@ -32,6 +32,7 @@ def ddim(
     logsnr,  # where they are, (B,)
     logsnr_next,  # where to go, (B,)
     label,  # classes or NULL, (B,)
+    noise=None,  # not used, as nothing is random
 ):
     """One deterministic step: denoise, then renoise with the same noise (Song, Meng & Ermon 2021,
     DDIM)."""
@@ -54,13 +55,15 @@ def sample(
     z,  # noise to start from, (B, ...)
     label,  # classes or NULL, (B,)
     logsnrs,  # levels to visit, (T + 1,), rising; the first is that of z
-    step=ddim,  # step(denoiser, z, logsnr, logsnr_next, label) -> z_next
+    step=ddim,  # step(denoiser, z, logsnr, logsnr_next, label, noise) -> z_next
+    noise=torch.randn_like,  # noise(z) -> standard normal, for steps that are random
 ):
     "Yield z after each of the T steps. Raises ValueError if the levels do not rise."
     logsnrs = logsnrs.to(z)
     check_levels(logsnrs)
     for logsnr, logsnr_next in pairwise(logsnrs):
-        z = step(denoiser, z, logsnr.expand(len(z)), logsnr_next.expand(len(z)), label)
+        here, there = logsnr.expand(len(z)), logsnr_next.expand(len(z))
+        z = step(denoiser, z, here, there, label, noise)
         yield z
 
 def final(
@@ -76,8 +79,8 @@ def ancestral(
     logsnr,  # where they are, (B,)
     logsnr_next,  # where to go, (B,), cleaner
     label,  # classes or NULL, (B,)
-    mix=0.,  # the paper's v: 0 is the smaller variance, 1 the larger
     noise=torch.randn_like,  # noise(z) -> standard normal, the shape of z
+    mix=0.,  # the paper's v: 0 is the smaller variance, 1 the larger
 ):
     "One random step of the paper's sampler (Ho & Salimans 2022, equation 3 and Algorithm 2)."
     x_hat = predict_x(z, logsnr, denoiser(z, logsnr, label))
@@ -111,6 +114,7 @@ def heun(
     logsnr,  # where they are, (B,)
     logsnr_next,  # where to go, (B,)
     label,  # classes or NULL, (B,)
+    noise=None,  # not used, as nothing is random
 ):
     """One deterministic second-order step, two evaluations: Heun's method, as Karras et al. 2022,
     Algorithm 1, with the mean of two predictions of x in the place of that of two slopes."""
@@ -126,6 +130,7 @@ def dpmpp_2m(
     z,  # noise to start from, (B, ...)
     label,  # classes or NULL, (B,)
     logsnrs,  # levels to visit, (T + 1,), rising and finite
+    noise=None,  # not used, as nothing is random
 ):
     """Yield z after each step of DPM-Solver++(2M), one evaluation a step (Lu et al. 2022b,
     Algorithm 2)."""

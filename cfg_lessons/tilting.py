@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch.func import jvp
 
-from .classifier_free import unconditional
+from .classifier_free import guide, unconditional
 from .classifier_guidance import check_weight
 from .diffusion import alpha_sigma, score
 from .sampling import ancestral, check_levels
@@ -109,6 +109,7 @@ def sample_tilted(
     logsnrs,  # levels to visit, (T + 1,), rising, from nearly pure noise
     w,  # guidance weight
     step=ancestral,  # a random step that asks the denoiser once
+    noise=torch.randn_like,  # noise(z) -> standard normal, for the step
     ess_threshold=.5,  # draw a new crowd when the effective share of particles falls below this
 ):
     """Yield (z, log-weight (B,)) after each step; weighted, z follows p(z | c) p(c | z)^w.
@@ -123,7 +124,7 @@ def sample_tilted(
         owed = score(here, eps - eps_null).flatten(1).pow(2).sum(1).float()
         gained = (there.float().sigmoid().log() - here.float().sigmoid().log())/2  # of log alpha
         log_weight = log_weight + w*(1 + w)*owed*gained
-        z = step(lambda *_: (1 + w)*eps - w*eps_null, z, here, there, label)
+        z = step(lambda *_: guide(eps, eps_null, w), z, here, there, label, noise)
         for rows in classes:
             if 1/log_weight[rows].softmax(0).pow(2).sum() < ess_threshold*len(rows):
                 z[rows], log_weight[rows] = z[rows[systematic_resample(log_weight[rows])]], 0.
@@ -144,15 +145,14 @@ def langevin(
     return z - size*sigma*denoiser(z, logsnr, label) + (2*size)**.5*sigma*noise(z)
 
 def predictor_corrector(
-    step,  # a step (denoiser, z, logsnr, logsnr_next, label) -> z_next: the predictor
+    step,  # the predictor, (denoiser, z, logsnr, logsnr_next, label, noise) -> z_next
     target,  # eps of the density that is wanted at each level: the corrector's
     repeats=1,  # Langevin steps after each step, 0 for none
     size=.1,  # of each
-    noise=torch.randn_like,  # noise(z) -> standard normal, the shape of z
 ):
     "The step, followed by Langevin steps at the new level: a predictor-corrector step."
-    def f(denoiser, z, logsnr, logsnr_next, label):
-        z = step(denoiser, z, logsnr, logsnr_next, label)
+    def f(denoiser, z, logsnr, logsnr_next, label, noise=torch.randn_like):
+        z = step(denoiser, z, logsnr, logsnr_next, label, noise)
         for _ in range(repeats): z = langevin(target, z, logsnr_next, label, size, noise)
         return z
     return f

@@ -260,20 +260,18 @@ def drawing(watch, denoiser, step=None, sampler=None):
     levels = diffusion.cosine(torch.linspace(1, 0, STEPS + 1))
     def draw(noise, label):
         watch.rounds += 1
-        how = partial(step, noise=noise) if step is sampling.ancestral else step
         z = noise(torch.empty(len(label), *DATA[0].shape[1:], device='cuda'))
-        states = (sampler or sampling.sample)(sampling.clipped(denoiser), z, label, levels,
-                                              *([how] if how else []))
-        return sampling.final(states)
+        run = sampler or partial(sampling.sample, step=step or sampling.ddim)
+        return sampling.final(run(sampling.clipped(denoiser), z, label, levels, noise=noise))
     return draw
 
 
 def draw_all(folder, only, draws):
     "Make pictures in each of several ways, or in one."
-    from cfg_lessons.generation import generate
+    from cfg_lessons.generation import generate_from
     for name in [only] if only else draws:
         draw = draws[name]
-        generate(folder/name, draw, DATA[1][:4], DATA[0].shape[1:], {}, device='cuda')
+        generate_from(folder/name, draw, DATA[1][:4], DATA[0].shape[1:], {}, device='cuda')
 
 
 def train(watch, folder):

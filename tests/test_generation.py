@@ -16,7 +16,7 @@ from engine_worker import ends, start
 from cfg_lessons.classifier_free import classifier_free
 from cfg_lessons.diffusion import cosine
 from cfg_lessons import generation
-from cfg_lessons.generation import generate
+from cfg_lessons.generation import Network, balanced_labels, generate, generate_from
 from cfg_lessons.images import open_images
 from cfg_lessons.sampling import ancestral, clipped, ddim, heun, final, sample
 from cfg_lessons.training import load
@@ -37,14 +37,14 @@ def shared(folder, ranks, batch_size=4, f=draw):
     "What process RANK of some makes; they do not speak."
     def one(rank):
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks))
-        generate(folder, f, LABELS, SHAPE, MADE, batch_size=batch_size)
+        generate_from(folder, f, LABELS, SHAPE, MADE, batch_size=batch_size)
     return [pid for rank in range(ranks) for pid in start(1, one, rank)]
 
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp('whole')
-    generate(folder, draw, LABELS, SHAPE, MADE, batch_size=7)
+    generate_from(folder, draw, LABELS, SHAPE, MADE, batch_size=7)
     return open_images(folder)[0]
 
 
@@ -56,10 +56,9 @@ def test_a_picture_does_not_depend_on_its_batch(tmp_path, step, w):
     net = UNet(DIGITS).eval()
     load(ROOT/'data'/'checkpoints'/'digits.safetensors', net)
     def f(noise, label):
-        own = partial(step, noise=noise) if getattr(step, 'func', None) else step
         z, levels = noise(torch.empty(len(label), *SHAPE)), cosine(torch.linspace(1, 0, 9))
-        return final(sample(clipped(classifier_free(net, w)), z, label, levels, own))
-    for size in (1, 13): generate(tmp_path/str(size), f, LABELS[:13], SHAPE, MADE, batch_size=size)
+        return final(sample(clipped(classifier_free(net, w)), z, label, levels, step, noise))
+    for size in (1, 13): generate_from(tmp_path/str(size), f, LABELS[:13], SHAPE, MADE, batch_size=size)
     one, many = (np.int64(open_images(tmp_path/str(size))[0]) for size in (1, 13))
     assert abs(one - many).max() <= 1 and (one != many).mean() < .01
     assert len({picture.tobytes() for picture in one}) == 13
@@ -83,7 +82,7 @@ def test_killed_at_random_moments(whole, tmp_path):
         for pid in pids: os.kill(pid, signal.SIGKILL)
         ends(pids)
         if (tmp_path/'notes.json').exists(): break
-    generate(tmp_path, draw, LABELS, SHAPE, MADE)
+    generate_from(tmp_path, draw, LABELS, SHAPE, MADE)
     assert attempt > 1 and (open_images(tmp_path)[0] == whole).all()
 
 
@@ -95,14 +94,14 @@ def killed_at(n, folder):
             if len(calls) == n: os.kill(os.getpid(), signal.SIGKILL)
             return real(*args, **kwargs)
         setattr(os, name, call)
-    generate(folder, draw, LABELS, SHAPE, MADE, batch_size=14)
+    generate_from(folder, draw, LABELS, SHAPE, MADE, batch_size=14)
 
 
 def test_killed_before_each_file_operation(whole, tmp_path):
     for n in range(1, 200):
         code, = ends(start(1, killed_at, n, tmp_path/str(n)))
         if code == 0: break
-        generate(tmp_path/str(n), draw, LABELS, SHAPE, MADE, batch_size=14)
+        generate_from(tmp_path/str(n), draw, LABELS, SHAPE, MADE, batch_size=14)
         assert (open_images(tmp_path/str(n))[0] == whole).all()
         names = {p.name for p in (tmp_path/str(n)).iterdir()} - {'.lock'}
         assert names == {'request.json', 'images.npy', 'labels.npy', 'notes.json'}
@@ -116,14 +115,14 @@ def begun(folder, stop):
         calls.append(len(label))
         if len(calls) == stop: raise KeyboardInterrupt
         return draw(noise, label)
-    with pytest.raises(KeyboardInterrupt): generate(folder, f, LABELS, SHAPE, MADE, batch_size=10)
+    with pytest.raises(KeyboardInterrupt): generate_from(folder, f, LABELS, SHAPE, MADE, batch_size=10)
 
 
 def test_what_is_there_is_not_made_again(whole, tmp_path):
     begun(tmp_path, stop=3)
     sizes = []
     def f(noise, label): return sizes.append(len(label)) or draw(noise, label)
-    generate(tmp_path, f, LABELS, SHAPE, MADE, batch_size=8)
+    generate_from(tmp_path, f, LABELS, SHAPE, MADE, batch_size=8)
     assert sizes == [4, 8, 8] and (open_images(tmp_path)[0] == whole).all()
 
 
@@ -135,8 +134,8 @@ def test_a_damaged_part_is_made_anew(whole, tmp_path, damage):
     path = sorted((tmp_path/'parts').iterdir())[1]
     np.save(path, damage(np.load(path)))
     with pytest.raises(ValueError, match='was damaged and is removed; call again'):
-        generate(tmp_path, draw, LABELS, SHAPE, MADE)
-    generate(tmp_path, draw, LABELS, SHAPE, MADE)
+        generate_from(tmp_path, draw, LABELS, SHAPE, MADE)
+    generate_from(tmp_path, draw, LABELS, SHAPE, MADE)
     assert (open_images(tmp_path)[0] == whole).all()
 
 
@@ -148,7 +147,7 @@ def test_a_damaged_part_and_two_that_join(whole, tmp_path):
     data[12] ^= 1  # in the header
     path.write_bytes(data)
     for n in range(3):
-        try: generate(tmp_path, draw, LABELS, SHAPE, MADE)
+        try: generate_from(tmp_path, draw, LABELS, SHAPE, MADE)
         except ValueError as e: assert 'was damaged and is removed' in str(e) and n == 0
     assert (open_images(tmp_path)[0] == whole).all()
 
@@ -157,7 +156,7 @@ def generate_all_but_joining(folder):
     "All parts, by a process that is killed before it joins them."
     def one():
         generation._join = lambda *_: os._exit(0)
-        generate(folder, draw, LABELS, SHAPE, MADE, batch_size=10)
+        generate_from(folder, draw, LABELS, SHAPE, MADE, batch_size=10)
     assert ends(start(1, one)) == [0] and not (folder/'images.npy').exists()
 
 
@@ -170,30 +169,30 @@ def test_joining_what_is_incomplete_does_nothing(tmp_path):
 
 @pytest.mark.parametrize('deed', ['gone', 'cut', 'flipped'])
 def test_a_finished_set_that_is_damaged(tmp_path, deed):
-    generate(tmp_path, draw, LABELS, SHAPE, MADE)
+    generate_from(tmp_path, draw, LABELS, SHAPE, MADE)
     path = tmp_path/'images.npy'
     data = path.read_bytes()
     path.unlink()
     if deed == 'cut': path.write_bytes(data[:-10])
     if deed == 'flipped': path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(ValueError, match='is damaged|is not what was written'):
-        generate(tmp_path, draw, LABELS, SHAPE, MADE)
+        generate_from(tmp_path, draw, LABELS, SHAPE, MADE)
 
 
 def test_what_made_says_does_not_hide_the_seed(tmp_path):
     made = dict(seed=5, labels='digits')
-    generate(tmp_path, draw, LABELS, SHAPE, made, seed=0)
+    generate_from(tmp_path, draw, LABELS, SHAPE, made, seed=0)
     for other in (dict(seed=1), dict(labels=LABELS[::-1])):
         asked = dict(labels=LABELS, seed=0) | other
         with pytest.raises(ValueError, match='other settings'):
-            generate(tmp_path, draw, shape=SHAPE, made=made, **asked)
+            generate_from(tmp_path, draw, shape=SHAPE, made=made, **asked)
 
 
 def test_files_that_are_no_parts_are_left_alone(whole, tmp_path):
     begun(tmp_path, stop=2)
     os.mkfifo(tmp_path/'parts'/f'rows_{10:09}_{20:09}_{"0"*16}.npy')
     (tmp_path/'parts'/f'rows_{0:09}_{10**9 - 1:09}_{"0"*16}.npy').write_bytes(b'')
-    generate(tmp_path, draw, LABELS, SHAPE, MADE)
+    generate_from(tmp_path, draw, LABELS, SHAPE, MADE)
     assert (open_images(tmp_path)[0] == whole).all()
 
 
@@ -202,7 +201,7 @@ def test_files_that_are_no_parts_are_left_alone(whole, tmp_path):
 def test_other_work_in_the_folder_is_refused(tmp_path, other):
     begun(tmp_path, stop=2)
     asked = dict(draw=draw, labels=LABELS, shape=SHAPE, made=MADE) | other
-    with pytest.raises(ValueError, match='was begun with other settings'): generate(tmp_path, **asked)
+    with pytest.raises(ValueError, match='was begun with other settings'): generate_from(tmp_path, **asked)
 
 
 @pytest.mark.parametrize('text', ['', '[]', '['*100_000, '{"made": []}'])
@@ -210,7 +209,7 @@ def test_a_damaged_request_is_a_sentence(tmp_path, text):
     begun(tmp_path, stop=2)
     (tmp_path/'request.json').write_text(text)
     with pytest.raises(ValueError, match='request.json (is no dict|does not say)'):
-        generate(tmp_path, draw, LABELS, SHAPE, MADE)
+        generate_from(tmp_path, draw, LABELS, SHAPE, MADE)
 
 
 @pytest.mark.parametrize('wrong', [
@@ -218,13 +217,13 @@ def test_a_damaged_request_is_a_sentence(tmp_path, text):
     dict(made=dict(f=draw))], ids=lambda w: ' '.join(w))
 def test_what_cannot_be_made_leaves_no_trace(tmp_path, wrong):
     asked = dict(draw=draw, labels=LABELS, shape=SHAPE, made=MADE) | wrong
-    with pytest.raises(ValueError, match='must be|is no dict'): generate(tmp_path/'x', **asked)
+    with pytest.raises(ValueError, match='must be|is no dict'): generate_from(tmp_path/'x', **asked)
     assert not (tmp_path/'x').exists()
 
 
 def test_pictures_of_another_shape_are_refused(tmp_path):
     with pytest.raises(ValueError, match='draw returned'):
-        generate(tmp_path, lambda noise, label: torch.zeros(1, 8, 8), LABELS, SHAPE, MADE)
+        generate_from(tmp_path, lambda noise, label: torch.zeros(1, 8, 8), LABELS, SHAPE, MADE)
 
 
 def test_a_full_disk_is_a_sentence_and_loses_nothing(whole, tmp_path, capfd):
@@ -232,16 +231,16 @@ def test_a_full_disk_is_a_sentence_and_loses_nothing(whole, tmp_path, capfd):
     def cramped():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-        generate(tmp_path, draw, LABELS, SHAPE, MADE, batch_size=10)
+        generate_from(tmp_path, draw, LABELS, SHAPE, MADE, batch_size=10)
     assert ends(start(1, cramped)) == [1]
     said = capfd.readouterr().err
     assert 'images.npy could not be written' in said and 'Traceback' not in said
-    generate(tmp_path, draw, LABELS, SHAPE, MADE)
+    generate_from(tmp_path, draw, LABELS, SHAPE, MADE)
     assert (open_images(tmp_path)[0] == whole).all()
 
 
 def test_the_form_of_the_set(tmp_path):
-    generate(tmp_path, draw, LABELS, SHAPE, MADE, seed=3)
+    generate_from(tmp_path, draw, LABELS, SHAPE, MADE, seed=3)
     notes = json.loads((tmp_path/'notes.json').read_text())
     assert notes['images'] == [40, 1, 8, 8] and notes['seed'] == 3 and notes['made'] == MADE
     assert os.stat(tmp_path/'images.npy').st_size == 128 + 40*64

@@ -72,9 +72,8 @@ def test_batch_size_does_not_matter():
     load(ROOT/'data'/'checkpoints'/'digits.safetensors', net)
     def generate(index):
         noise, label = per_example_noise(3, index), torch.tensor([i % 10 for i in index])
-        step = partial(ancestral, mix=.3, noise=noise)
         return final(sample(clipped(classifier_free(net, 1.)), noise(torch.empty(len(index), 1, 8, 8)), label,
-                           cosine(torch.linspace(1, 0, 17)), step))
+                           cosine(torch.linspace(1, 0, 17)), partial(ancestral, mix=.3), noise))
     together = generate(range(12))
     apart = torch.cat([generate(range(0, 5)), generate([5]), generate(range(6, 12))])
     torch.testing.assert_close(together, apart, rtol=0, atol=1e-3)
