@@ -59,27 +59,21 @@ results: $(READY)  ## make the metric cards of the digits that are not stored ye
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/11_digits.ipynb
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/13_beyond.ipynb
 
-rehearsal: $(READY)  ## the full ImageNet run in miniature: prepare, train, generate, evaluate (five to ten minutes on two cores)
-	@$(BIN)/cfg-rehearse $(ARGS)
-
 answers: $(READY)  ## show how many exercises you have answered (ARGS=--restore puts your answers back after an update)
 	@$(BIN)/python -c 'from cfg_lessons.lab import answers; import sys; answers(sys.argv[1:])' $(ARGS)
 
 bench: $(READY)  ## time U-Net, training and samplers against other libraries (CHECKOUT=folder of openai/guided-diffusion adds that one)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,bench]'
-	@OMP_NUM_THREADS=1 $(BIN)/python -m cfg_lessons.bench forward training options samplers $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench.py forward training options samplers $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
 
-twin: $(READY)  ## compare our U-Net's answers and gradients with guided-diffusion's (CHECKOUT=folder of openai/guided-diffusion)
-	@$(BIN)/python -m cfg_lessons.bench twin --checkout "$(CHECKOUT)" $(ARGS)
+equivalence: $(READY)  ## compare our U-Net's answers and gradients with guided-diffusion's (CHECKOUT=folder of openai/guided-diffusion)
+	@$(BIN)/python tests/bench.py twin --checkout "$(CHECKOUT)" $(ARGS)
 
 gpu-check:  ## time and compare training and sampling on a graphics card, with the PyTorch that PYTHON has
-	@$(PYTHON) -m cfg_lessons.bench engine ADM64 ADM128 $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
-
-gpu-rehearsal:  ## the rehearsal at 64 x 64 on a graphics card (about ten minutes), with the PyTorch that PYTHON has
-	@$(PYTHON) -c "from cfg_lessons.imagenet import rehearse; rehearse('runs/rehearsal64', 'data/results/rehearsal64', 'rehearsal64', device='cuda')"
+	@$(PYTHON) tests/bench.py engine ADM64 ADM128 $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
 
 clean:  ## remove .venv and everything made by tools
 	rm -rf .venv build dist *.egg-info .pytest_cache
 
-.PHONY: help setup lab answers html latency test doctor export outputs checkpoints results rehearsal bench twin gpu-check gpu-rehearsal clean
+.PHONY: help setup lab answers html latency test doctor export outputs checkpoints results bench equivalence gpu-check clean
 .DEFAULT_GOAL := help

@@ -35,6 +35,7 @@ from .training import EMA, train, warmup
 @dataclass(frozen=True)
 class TrainConfig:
     "How to train. With the network, the loss and the data, it decides the weights."
+    # What decides the weights
     steps: int  # optimizer steps in all
     batch_size: int = 256  # examples per step, over all ranks
     microbatch: int = 0  # examples that the network sees at once; 0 for a rank's whole share
@@ -42,9 +43,10 @@ class TrainConfig:
     warmup_steps: int = 1000  # steps of warm-up
     weight_decay: float = 0.  # AdamW's
     clip: float = 1.  # largest norm of the whole gradient; 0 for no limit
-    ema_decay: tuple = (.9999,)  # decay of each average of the weights
+    ema_decay: tuple[float, ...] = (.9999,)  # decay of each average of the weights
     flip: bool = True  # whether to mirror half of the pictures
     seed: int = 0  # of order, mirroring, noise, dropped labels and dropout
+    # How it is computed
     bf16: bool = False  # matrix products in bfloat16
     channels_last: bool = False  # layout of pictures and convolutions in memory
     compile: bool = False  # torch.compile
@@ -53,6 +55,7 @@ class TrainConfig:
     activation_checkpointing: bool = False  # compute activations twice instead of keeping them
     cudnn_benchmark: bool = True  # on GPUs, time convolutions and take the fastest
     gpu_cache_fraction: float = .5  # of a GPU's free memory that the data may take; else from disk
+    # Checkpoints and log
     save_minutes: float = 30.  # minutes between checkpoints
     save_every: int = 0  # steps between checkpoints, besides; 0 for none
     keep: int = 3  # checkpoints to keep; 0 for all
@@ -61,7 +64,7 @@ class TrainConfig:
     flops_per_example: float = 0.  # FLOPs of one training step for one example, for the log
     peak_flops: float = 0.  # FLOP/s of a rank's device by its data sheet, for the log
 
-# What may change when a run goes on
+# What may change when a run goes on; everything else changes the weights
 MUTABLE = ('steps microbatch fsdp activation_checkpointing cudnn_benchmark gpu_cache_fraction '
            'save_minutes save_every keep log_every max_nonfinite flops_per_example '
            'peak_flops').split()
@@ -148,9 +151,10 @@ class TrainState:
         net.zero_grad()  # with a gradient there, PyTorch would give a new optimizer no state
         size = rank_and_size()[1]
         if config.channels_last and not config.fsdp: net.to(memory_format=torch.channels_last)
-        for t in net.state_dict().values() if size > 1 else ():  # all begin as rank 0 does
-            dist.broadcast(t, 0)
-        self.averages = {f'ema_{decay!r}': EMA(net, decay) for decay in config.ema_decay}
+        if size > 1:  # all begin as rank 0 does
+            for t in net.state_dict().values(): dist.broadcast(t, 0)
+        # First average, since that copies whole weights; then shard; AdamW holds the shards.
+        self.averages = {f'ema_{float(decay)}': EMA(net, decay) for decay in config.ema_decay}
         for one in (net, *(ema.net for ema in self.averages.values())):
             if config.fsdp and size > 1: shard(one)
         self.opt = SkipNonfinite(torch.optim.AdamW(net.parameters(), config.lr, fused=True,
@@ -158,11 +162,13 @@ class TrainState:
 
     def update(self):
         "Take one step of the network into each average; buffers are those of rank 0."
-        for b in self.net.buffers() if rank_and_size()[1] > 1 else (): dist.broadcast(b, 0)
+        if rank_and_size()[1] > 1:
+            for b in self.net.buffers(): dist.broadcast(b, 0)
         for ema in self.averages.values(): ema.update()
 
     def tensors(self):
-        "All of it, name -> tensor: net.*, opt.*, and ema_0.9999.* for each average."
+        "Name -> tensor: net.*, opt.*, buffer.* (not in a state dict), ema_0.9999.* per average."
+        # A new optimizer gets its state here, zeros. All share memory with what they are of.
         net, opt = get_state_dict(self.net, self.opt.opt, options=_FLAT)
         opt = {k: v for k, v in opt.items() if torch.is_tensor(v)}  # the rest is in the config
         parts = dict(net=net, opt=opt | dict(skipped=self.opt.skipped, in_a_row=self.opt.in_a_row))
@@ -175,8 +181,7 @@ class TrainState:
         step,  # its step
     ):
         "Take everything from a checkpoint. Raises ValueError if it is of another network."
-        # `tensors` gives a new optimizer its state; all share their memory with what they are of.
-        read_tensors(path, self.tensors())
+        read_tensors(path, self.tensors())  # fills network, optimizer and averages
         for ema in self.averages.values():
             ema.step = step
             for mine, theirs in zip(ema.net.buffers(), self.net.buffers()): mine.copy_(theirs)
@@ -245,9 +250,10 @@ class _Run:
         self.saved = time.monotonic()
         manifest = dict(step=step, ranks=rank_and_size()[1], settings=self.settings,
                         microbatches=_microbatches(self.settings['config']))
-        self.writer.save(self.state.tensors(), manifest)
+        self.writer.save(self.state.tensors(), manifest)  # returns once all is copied
         facts = dict(seconds=time.monotonic() - self.saved)
-        for hook in hooks: facts |= hook(step, next(iter(self.state.averages.values())).net) or {}
+        averaged = next(iter(self.state.averages.values())).net  # of the first ema_decay
+        for hook in hooks: facts |= hook(step, averaged) or {}
         self.log.line('save', step=step, **facts)
 
     def close(self):
@@ -294,13 +300,14 @@ def fit(
             for step, mean_loss in _steps(run, loss, data, lr, start):
                 run.metrics.step(step, mean_loss, state.opt.norm)
                 done = step + 1
+                # All ranks must decide alike, since what follows is collective.
                 stopping, due, failed = any_rank(stop(), run.due(done), run.writer.failed())
                 last = stopping or done == config.steps
                 if last or done % config.log_every == 0: run.report(done, lr(step))
                 if last or due: run.save(done, hooks)
-                if last or failed: run.writer.wait()
-                if last: break
-                if done % min(config.log_every, config.max_nonfinite) == 0:
+                if last or failed: run.writer.wait()  # raises what went wrong in writing
+                if last: break  # its check comes after the loop
+                if done % min(config.log_every, config.max_nonfinite) == 0:  # the host waits here
                     _check_nonfinite(run, done)
             _check_nonfinite(run, done)
             ended = 'done' if done >= config.steps else 'stopped'
@@ -313,10 +320,10 @@ def _steps(run, loss, data, lr, start):
     state, config = run.state, run.config
     model = parallelize(state.net, config)
     denoiser = in_bf16(model) if config.bf16 else model
-    def value(x, label): return loss(denoiser, x, label, run.metrics.note)
-    stream = train_batches(*data, config, run.metrics.edges.device, start)
-    stream = islice(stream, max(0, config.steps - start))
-    steps = train(microbatched(value, model, config), state.opt, stream, lr=lr, start=start,
+    def loss_of(x, label): return loss(denoiser, x, label, run.metrics.note)
+    device = next(state.net.parameters()).device
+    stream = islice(train_batches(*data, config, device, start), max(0, config.steps - start))
+    steps = train(microbatched(loss_of, model, config), state.opt, stream, lr=lr, start=start,
                   ema=state,  # its update() steps every average
                   clip=None)  # the optimizer clips
     quiet = True if rank_and_size()[0] else None

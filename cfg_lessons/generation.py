@@ -24,7 +24,8 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from .checkpoints import check_settings, check_whole, fingerprint
+from .checkpoints import (check_settings, check_whole, fingerprint, read_json,
+                                     write_json)
 from .diffusion import NULL
 from .images import open_images, to_uint8
 from .sampling import final, per_example_noise, sample
@@ -49,9 +50,9 @@ def generate_from(
     folder, labels = Path(folder), np.asarray(labels)
     _check_request(labels, shape, seed, batch_size)
     request = dict(seed=seed, shape=list(shape), n=len(labels), labels=fingerprint(labels),
-                   made=json.loads(_json(json.dumps, made, 'made')))
+                   made=_plain(made))
     _claim(folder, request)
-    if (folder/'notes.json').exists(): _check_finished(folder, request)
+    if (folder/'notes.json').exists(): _check_finished(folder, request, labels)
     rank, size = (int(os.environ.get(k, d)) for k, d in [('RANK', 0), ('WORLD_SIZE', 1)])
     starts = range(0, len(labels), batch_size)[rank::size]
     for start in tqdm(starts, disable=None if rank == 0 else True):
@@ -102,7 +103,7 @@ def _claim(folder, request):
     if not path.exists():
         if any(folder.glob('*.npy')):
             raise ValueError(f'{folder} holds pictures already; give another folder.')
-        with atomic_write(part) as f: f.write(json.dumps(request, indent=1).encode())
+        write_json(part, request)
         need = 2*request['n']*math.prod(request['shape'])  # the parts, and then the whole
         room = disk_usage(folder).free
         try:
@@ -110,29 +111,26 @@ def _claim(folder, request):
         except FileExistsError: pass  # another process was first
         finally: part.unlink()
         if need >= room: raise OSError(f'{folder} has no room for pictures of {need/1e9:,.1f} GB.')
-    if not path.is_file(): raise ValueError(f'{path} is no file; remove it and begin again.')
-    before = _json(json.loads, path.read_text(), path)
+    before = read_json(path)
     if not isinstance(before.get('made'), dict):
         raise ValueError(f'{path} does not say what is made; remove {folder} and begin again.')
     check_settings(before['made'], request['made'], (), folder)
     check_settings(before, request, ('made',), folder)
 
-def _check_finished(folder, request):
+def _check_finished(folder, request, labels):
     "Raise ValueError, in one sentence, unless a finished set is as it was written."
-    x, _, notes = open_images(folder)
-    if notes.get('images_sha256') != _digest(x) or list(x.shape[1:]) != request['shape']:
-        raise ValueError(f'{folder/"images.npy"} is not what was written; remove the folder and '
-                         'begin again.')
+    x, y, notes = open_images(folder)
+    same = request.items() <= notes.items() and list(x.shape[1:]) == request['shape']
+    if not same or notes.get('images_sha256') != _digest(x) or not np.array_equal(y, labels):
+        raise ValueError(f'{folder} is not what was written; remove it and begin again.')
 
 # %% ../nbs/14_engine.ipynb #00ca3e63
-def _json(f, x, what):
-    "f(x), json.loads or json.dumps, for a dict; raises ValueError, in one sentence."
-    try: found = f(x)
+def _plain(made):
+    "A dict as JSON gives it back; raises ValueError, in one sentence."
+    if not isinstance(made, dict): raise ValueError('made is no dict of numbers and words.')
+    try: return json.loads(json.dumps(made, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as e:
-        raise ValueError(f'{what} is no dict of numbers and words ({e}).') from None
-    if not isinstance(found if f is json.loads else x, dict):
-        raise ValueError(f'{what} is no dict of numbers and words.')
-    return found
+        raise ValueError(f'made is no dict of numbers and words ({e}).') from None
 
 def _parts(folder, n):
     "The parts that are there: (first row, row after the last, digest, path), in order."
@@ -168,8 +166,7 @@ def _join(folder, request, labels):
                     at = max(at, end)
             with atomic_write(folder/'labels.npy') as f: np.save(f, np.int64(labels))
             notes = request | dict(images=list(shape), images_sha256=total.hexdigest()[:16])
-            text = json.dumps(notes, indent=1)
-            with atomic_write(folder/'notes.json') as f: f.write(text.encode())
+            write_json(folder/'notes.json', notes)
         rmtree(folder/'parts', ignore_errors=True)
         for path in (*folder.glob('*.part'), *folder.glob('request.*.json')): path.unlink()
 
@@ -192,6 +189,7 @@ class Network:
     levels: Callable  # T -> log-SNRs at which to ask T times, rising, then infinity: (T + 1,)
     decode: Callable = to_uint8  # clean x, (B, ...) -> bytes, (B, C, H, W)
     picture: tuple = ()  # shape of a picture in bytes, (C, H, W); () for that of z
+    discrete: bool = False  # whether it knows no other levels than those of its table
     device: str = 'cpu'  # where it computes
     about: dict = field(default_factory=dict)  # what decides its answers, in words and numbers
 
@@ -208,8 +206,9 @@ def generate(
 ):
     """Make N pictures as bytes with any network, any guidance and any sampler, by `generate_from`,
     which says more, also of errors."""
-    denoiser, levels = guidance(network.denoiser), network.levels(steps)
+    levels = network.levels(steps)
     def draw(noise, label):
+        denoiser = guidance(network.denoiser)  # anew for each batch: some rules remember
         z = noise(torch.empty(len(label), *network.shape, device=network.device))
         z = final(sampler(denoiser, z, label, levels[:-1], noise=noise))
         return final(sample(denoiser, z, label, levels[-2:]))  # the prediction of x

@@ -225,6 +225,7 @@ def sample_grid(
     def hook(step, net):
         x = to_uint8(draw(net, per_example_noise(0, range(len(labels))), labels)).cpu().numpy()
         def write():
+            for part in (Path(folder)/'samples').glob('*.part'): part.unlink()  # left by a crash
             with atomic_write(Path(folder)/'samples'/f'step_{step:09}.png') as f:
                 make_grid(x, columns).save(f, 'png')
         rank_zero(write)

@@ -10,7 +10,7 @@ __all__ = ['drop_label', 'unweighted', 'denoising_loss', 'train', 'derive_seed',
 import copy
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +167,8 @@ def atomic_write(
         Path(part.name).replace(path)
     except OSError as e:
         raise OSError(f'{path} could not be written ({e}); what was there is unchanged.') from None
-    finally: Path(part.name).unlink(missing_ok=True)
+    finally:
+        with suppress(OSError): Path(part.name).unlink()
 
 # %% ../nbs/05_training.ipynb #cbc133c6
 def save(

@@ -155,9 +155,9 @@ class UNetConfig:
     side: int = 64  # pixels a side of the picture
     channels: int = 3  # channels of the picture
     width: int = 192  # channels of the first stage; a multiple of 32
-    mults: tuple = (1, 2, 3, 4)  # width of each stage, in multiples of the first
+    mults: tuple[int, ...] = (1, 2, 3, 4)  # width of each stage, in multiples of the first
     blocks: int = 3  # residual blocks a stage on the way down; one more on the way up
-    attention: tuple = (32, 16, 8)  # sides at which pixels look around
+    attention: tuple[int, ...] = (32, 16, 8)  # sides at which pixels look around
     head_width: int = 64  # channels a head; 0 to give the number of heads instead
     heads: int = 4  # heads, if head_width is 0
     new_order: bool = True  # layout of attention weights; False is the legacy one
@@ -502,7 +502,7 @@ def for_sampling(
     layout=torch.channels_last,  # of pictures in memory; torch.contiguous_format for small nets
     compiled=False,  # compile at the first call, which takes minutes; meant for a GPU
 ):
-    "A copy of the network made for sampling, as a function; it answers in the precision of z."
+    "A copy of the network made for sampling; it answers in the precision of z."
     if not isinstance(net, nn.Module):
         raise ValueError('for_sampling copies a network; apply it first and wrap its answer, e.g. '
                          'eps_only(for_sampling(net)).')
@@ -511,5 +511,11 @@ def for_sampling(
     how = dict(dtype=dtype) | (dict(memory_format=layout) if pictures else {})
     twin.to(**how)
     if compiled: twin.compile(fullgraph=True)
-    def f(z, *told): return twin(z.to(**how), *told).to(z.dtype)
-    return f
+    return _InPrecision(twin, how)
+
+class _InPrecision(nn.Module):
+    def __init__(self, net, how):
+        super().__init__()
+        self.net, self.how = net, how
+
+    def forward(self, z, *conditions): return self.net(z.to(**self.how), *conditions).to(z.dtype)

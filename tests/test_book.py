@@ -19,7 +19,10 @@ CHAPTERS = [p for p in NOTEBOOKS if re.match(r'[01]\d_', p.name)]
 # plotting, lab and doctor are for notebooks and commands alone.
 FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), doctor={'settings'},
               unet={'diffusion', 'networks'}, imagenet=None)
-FLOORS |= dict(bench={'diffusion', 'networks', 'unet', 'sampling', 'training', 'classifier_free', 'metrics', 'parallel', 'checkpoints', 'logs', 'engine'})
+FLOORS |= dict(sources=set(), preparation={'checkpoints', 'images', 'metrics', 'sources', 'training'}, costs={'networks', 'parallel', 'unet'})
+FLOORS |= dict(features={'images', 'metrics', 'training'}, commands={'recipes'})
+FLOORS |= dict(recipes={'checkpoints', 'classifier_free', 'classifier_guidance', 'costs', 'diffusion', 'engine', 'features', 'generation', 'images', 'logs',
+                        'metrics', 'networks', 'parallel', 'sampling', 'settings', 'sources', 'training', 'unet'})
 FLOORS |= dict(classifier_guidance={'diffusion', 'networks'}, classifier_free={'diffusion', 'classifier_guidance'})
 FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training'], {'diffusion'})
 FLOORS |= dict.fromkeys(['metrics', 'images'], {'diffusion', 'training'})  # training has the writer of whole files
@@ -31,7 +34,7 @@ FLOORS |= dict(logs={'images', 'metrics', 'parallel', 'sampling', 'training'})
 FLOORS |= dict(engine={'images', 'networks', 'training', 'parallel', 'checkpoints', 'logs'})
 FLOORS |= dict(generation={'diffusion', 'images', 'sampling', 'training', 'checkpoints'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little
-HEAVY = {'torch_fidelity', 'torchvision', 'fastcore', 'sklearn', 'ipywidgets', 'matplotlib', 'IPython', 'nbdev'}
+HEAVY = {'torch_fidelity', 'torchvision', 'fastcore', 'tyro', 'pyarrow', 'sklearn', 'ipywidgets', 'matplotlib', 'IPython', 'nbdev'}
 FOR_NOTEBOOKS = {'plotting', 'lab', 'doctor'}
 
 

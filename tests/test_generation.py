@@ -16,7 +16,7 @@ from engine_worker import ends, start
 from cfg_lessons.classifier_free import classifier_free
 from cfg_lessons.diffusion import cosine
 from cfg_lessons import generation
-from cfg_lessons.generation import Network, balanced_labels, generate, generate_from
+from cfg_lessons.generation import generate_from
 from cfg_lessons.images import open_images
 from cfg_lessons.sampling import ancestral, clipped, ddim, heun, final, sample
 from cfg_lessons.training import load
@@ -208,7 +208,7 @@ def test_other_work_in_the_folder_is_refused(tmp_path, other):
 def test_a_damaged_request_is_a_sentence(tmp_path, text):
     begun(tmp_path, stop=2)
     (tmp_path/'request.json').write_text(text)
-    with pytest.raises(ValueError, match='request.json (is no dict|does not say)'):
+    with pytest.raises(ValueError, match='request.json (is damaged|does not say)'):
         generate_from(tmp_path, draw, LABELS, SHAPE, MADE)
 
 

@@ -1,4 +1,4 @@
-"Preparing ImageNet with all its oddities and interruptions, and the five commands, on sets made for the purpose."
+"From photographs to records: sources, preparation, recipes, commands; killed, damaged, misused, and against other programs."
 import hashlib
 import inspect
 import io
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,19 +20,34 @@ import pytest
 import torch
 from PIL import Image
 
-from cfg_lessons import imagenet
-from cfg_lessons.checkpoints import open_checkpoint
+from cfg_lessons import beyond, imagenet, preparation, tilting
+from cfg_lessons.checkpoints import read_tensors
+from cfg_lessons.classifier_free import extrapolate
+from cfg_lessons.commands import command
+from cfg_lessons.costs import bill
+from cfg_lessons.diffusion import cosine
+from cfg_lessons.engine import TrainConfig
+from cfg_lessons.features import extractor_for, reference_of
+from cfg_lessons.generation import balanced_labels
+from cfg_lessons.images import open_images, to_uint8
+from cfg_lessons.imagenet import evaluate_samples, generate_samples, open_network
 from cfg_lessons.logs import read_log
-from cfg_lessons.images import HUES, KINDS, hues_of, open_images, scenes, to_uint8
-from cfg_lessons.imagenet import (RECIPES, area, command, cost, decode, dhariwal, evaluate_samples, extractor_for, found_in,
-                                  generate_samples, guided_by, labels_of, levels_of, prepare, reference_for, source_of, train_recipe)
-from cfg_lessons.metrics import evaluate, read_cards
-from cfg_lessons.sampling import clipped, final, sample, per_example_noise
+from cfg_lessons.metrics import evaluate
+from cfg_lessons.preparation import area, dhariwal, prepare
+from cfg_lessons.recipes import RECIPES, Recipe, open_run, train_recipe
+from cfg_lessons.sampling import ancestral, clipped, ddim, dpmpp_2m, final, heun, per_example_noise, sample
+from cfg_lessons.sources import decode, find_files
 from cfg_lessons.training import load, save
 from cfg_lessons.unet import OPENAI, UNet, UNetClassifier, UNetConfig, openai_levels
 from engine_worker import ends, start
+from synthetic import HUES, KINDS, hues_of, scenes
 
 SMALL = UNetConfig(side=16, width=32, mults=(1, 2), blocks=1, attention=(8,), head_width=32, num_classes=3)
+RECIPE = Recipe(SMALL, TrainConfig(6, 8, lr=2e-3, flip=False, warmup_steps=50, ema_decay=(.995,), save_every=3, log_every=1),
+                sampler_options=dict(mix=.3), steps=16)
+
+
+def with_train(**changes): return replace(RECIPE, train=replace(RECIPE.train, **changes))
 
 
 @pytest.fixture(scope='module')
@@ -56,13 +71,9 @@ def small_set(raw, tmp_path_factory):
 @pytest.fixture(scope='module')
 def small_run(small_set, tmp_path_factory):
     "A run of six steps on it."
-    patched = pytest.MonkeyPatch()
-    train = replace(RECIPES['rehearsal'].train, save_every=3, log_every=1)
-    patched.setitem(RECIPES, 'small', replace(RECIPES['rehearsal'], config=SMALL, train=train))
     out = tmp_path_factory.mktemp('run')/'run'
-    assert train_recipe('small', small_set, out, steps=6, batch_size=8, device='cpu') == 'done'
-    yield out
-    patched.undo()
+    assert train_recipe(RECIPE, small_set, out, device='cpu') == 'done'
+    return out
 
 
 def test_crops_do_what_they_always_did():
@@ -91,14 +102,14 @@ def test_archive_and_folder_are_one_set(raw, small_set, tmp_path):
     "Packed or not, by one process or by two, from the folder or from the one above: the same bytes; and in sorted order of classes."
     wanted, y, notes = open_images(small_set)
     for i, (source, workers) in enumerate([(raw/'packed', 1), (raw/'packed'/'ILSVRC2012_img_train.tar', 1), (raw/'unpacked'/'train', 1)]):
-        again = prepare(source, tmp_path/str(i), 16, 'area', workers)
+        again = prepare(source, tmp_path/str(i), 16, 'area', workers=workers)
         assert again['images_sha256'] == notes['images_sha256'] and again['classes'] == notes['classes'] == ['n10000000', 'n10000037', 'n10000074']
     flat = tmp_path/'flat'
     flat.mkdir()
-    for place in found_in(raw/'unpacked'): (flat/place.name).write_bytes(Path(place.path).read_bytes())
-    assert prepare(flat, tmp_path/'from flat', 16, 'area', 1)['images_sha256'] == notes['images_sha256']
+    for ref in find_files(raw/'unpacked').refs: (flat/ref.name).write_bytes(ref.read())
+    assert prepare(flat, tmp_path/'from flat', 16, 'area', workers=1)['images_sha256'] == notes['images_sha256']
     assert y.tolist() == sorted(y) and notes['counts'] == [30]*3 and notes['left_out'] == []
-    assert (small_set/'files.txt').read_text().split() == [p.name for p in found_in(raw/'unpacked')]
+    assert (small_set/'files.txt').read_text().split() == [r.name for r in find_files(raw/'unpacked').refs]
 
 
 def test_oddities_are_named(raw, small_set):
@@ -140,8 +151,8 @@ def test_prepare_is_killed_and_goes_on(tmp_path):
         if not (pid := os.fork()):
             code = 1
             try:
-                slow = imagenet.CROPS['dhariwal']
-                imagenet.CROPS['dhariwal'] = lambda image, size: (time.sleep(.002), slow(image, size))[1]
+                slow = preparation.CROPS['dhariwal']
+                preparation.CROPS['dhariwal'] = lambda image, size: (time.sleep(.002), slow(image, size))[1]
                 prepare(tmp_path/'raw', tmp_path/'killed', 24, workers=1)
                 code = 0
             finally: os._exit(code)
@@ -169,7 +180,7 @@ def test_a_crash_while_leaving_out(tmp_path, monkeypatch):
                 if not self.name.endswith('.kept.npy'): calls.pop()
                 return before(self, target)
             m.setattr(Path, 'replace', replace)
-            if place == 'stamp': m.setattr(imagenet, 'stamp', lambda: 1/0)
+            if place == 'stamp': m.setattr(preparation, 'provenance', lambda: 1/0)
             try: prepare(tmp_path/'raw', out, 16, workers=1, skip_unreadable=True)
             except (KeyboardInterrupt, ZeroDivisionError): assert place
             else: assert place is None
@@ -185,11 +196,11 @@ def test_what_lies_around_is_no_picture(raw, small_set, tmp_path):
         (tmp_path/'a'/junk).parent.mkdir(exist_ok=True)
         (tmp_path/'a'/junk).write_bytes(b'junk')
     wanted = open_images(small_set)[2]['images_sha256']
-    assert prepare(tmp_path/'a', tmp_path/'out', 16, 'area', 1)['images_sha256'] == wanted
+    assert prepare(tmp_path/'a', tmp_path/'out', 16, 'area', workers=1)['images_sha256'] == wanted
     (tmp_path/'a'/'n10000000'/'README.txt').write_text('not a picture')
     with pytest.raises(ValueError, match='1 of 91 pictures cannot be read, such as n10000000/README.txt'): prepare(tmp_path/'a', tmp_path/'out2', 16, workers=1)
     (tmp_path/'a'/'n10000000'/'README.txt').rename(tmp_path/'a'/'n10000037'/'README.txt')
-    with pytest.raises(ValueError, match='names was'): prepare(tmp_path/'a', tmp_path/'out', 16, 'area', 1)
+    with pytest.raises(ValueError, match='names was'): prepare(tmp_path/'a', tmp_path/'out', 16, 'area', workers=1)
     (tmp_path/'a'/'contact_sheet.png').write_bytes(b'x')
     with pytest.raises(ValueError, match="also 'contact', which is none"): prepare(tmp_path/'a', tmp_path/'out3', 16, workers=1)
 
@@ -199,9 +210,9 @@ def test_damaged_archives(raw, tmp_path):
     with tarfile.open(raw/'packed'/'ILSVRC2012_img_train.tar') as f: second = f.getmembers()[1]
     for at in (second.offset, second.offset + 700, len(whole)//2):  # the first of them is the end of an inner archive
         (tmp_path/'cut.tar').write_bytes(whole[:at])
-        with pytest.raises(ValueError, match='cut short|cannot be read as an archive'): found_in(tmp_path/'cut.tar')
+        with pytest.raises(ValueError, match='cut short|cannot be read as an archive|empty'): find_files(tmp_path/'cut.tar')
     with tarfile.open(tmp_path/'packed.tar', 'w') as f: f.add(raw/'packed'/'truth.json', 'n10000000.tar.gz')
-    with pytest.raises(ValueError, match='n10000000.tar.gz, which is packed'): found_in(tmp_path/'packed.tar')
+    with pytest.raises(ValueError, match='n10000000.tar.gz, which is packed'): find_files(tmp_path/'packed.tar')
 
 
 def test_sixteen_bits(tmp_path):
@@ -217,9 +228,9 @@ def test_workers_end_with_their_parent(tmp_path):
     "kill -9 of the one that was started leaves nobody behind."
     scenes(tmp_path/'raw', KINDS[:6], 150)
     program = tmp_path/'prepare.py'
-    program.write_text('import sys, time\nfrom cfg_lessons import imagenet\n'
-                       'if __name__ == "__main__": imagenet.prepare(sys.argv[1], sys.argv[2], 64, workers=2)\n'
-                       'else: imagenet.CROPS["dhariwal"] = lambda image, size: time.sleep(60)\n')
+    program.write_text('import sys, time\nfrom cfg_lessons import preparation\n'
+                       'if __name__ == "__main__": preparation.prepare(sys.argv[1], sys.argv[2], 64, workers=2)\n'
+                       'else: preparation.CROPS["dhariwal"] = lambda image, size: time.sleep(60)\n')
     job = subprocess.Popen([sys.executable, str(program), str(tmp_path/'raw'), str(tmp_path/'out')], stderr=subprocess.DEVNULL)
     def children():
         return [int(p) for p in subprocess.run(['ps', '-o', 'pid=', '--ppid', str(job.pid)], capture_output=True, text=True).stdout.split()]
@@ -240,7 +251,7 @@ def test_bad_sources(raw, tmp_path):
     (tmp_path/'empty').mkdir()
     (tmp_path/'text.tar').write_text('no archive')
     for source, error, words in [('nowhere', FileNotFoundError, 'where is ImageNet'), ('empty', ValueError, 'no pictures that say their class'),
-                                 ('text.tar', ValueError, 'archive of archives')]:
+                                 ('text.tar', ValueError, 'archive of pictures')]:
         with pytest.raises(error, match=words): prepare(tmp_path/source, tmp_path/'out', 16, workers=1)
     for wrong in (dict(size=0), dict(size=16.), dict(crop='nearest')):
         with pytest.raises(ValueError, match=[*wrong][0]): prepare(raw/'unpacked', tmp_path/'out', **wrong)
@@ -250,51 +261,125 @@ def test_bad_sources(raw, tmp_path):
 def test_train_goes_on_and_refuses_what_differs(small_set, small_run, tmp_path):
     assert [line['step'] for line in read_log(small_run)] == [1, 2, 3, 4, 5, 6]
     assert sorted(p.name for p in (small_run/'samples').iterdir()) == ['step_000000003.png', 'step_000000006.png']
-    with pytest.raises(ValueError, match='batch_size was 8 and is 64'): train_recipe('small', small_set, small_run, steps=9, device='cpu')
-    with pytest.raises(ValueError, match='off names speed'): train_recipe('small', small_set, tmp_path/'x', off='speed', device='cpu')
-    with pytest.raises(ValueError, match='has 3 classes, the recipe is for 8'): train_recipe('rehearsal', small_set, tmp_path/'x', device='cpu')
-    with pytest.raises(ValueError, match='size 64'): train_recipe('imagenet64', small_set, tmp_path/'x', device='cpu')
-    recipe = open_checkpoint(small_run)[1]['settings']['recipe']
-    assert (recipe['name'], recipe['preparation'], recipe['p_uncond']) == ('small', 'area', .1)
-    assert recipe['network'] == json.loads(json.dumps(asdict(SMALL)))
+    with pytest.raises(ValueError, match='batch_size was 8 and is 64'): train_recipe(with_train(steps=9, batch_size=64), small_set, small_run, device='cpu')
+    eight = replace(RECIPE, network=replace(SMALL, num_classes=8))
+    with pytest.raises(ValueError, match='has 3 classes, the recipe is for 8'): train_recipe(eight, small_set, tmp_path/'x', device='cpu')
+    with pytest.raises(ValueError, match='set network.side'): train_recipe(RECIPES['imagenet64'], small_set, tmp_path/'x', device='cpu')
+    for wrong, words in [(dict(head='x'), 'head is'), (dict(kind='mlp'), 'kind is'), (dict(weight='heavy'), 'weight is'), (dict(p_uncond=2.), 'p_uncond is')]:
+        with pytest.raises(ValueError, match=words): train_recipe(replace(RECIPE, **wrong), small_set, tmp_path/'x', device='cpu')
 
 
-def test_generate_and_evaluate(small_set, small_run, tmp_path):
-    "Several weights; resumed; other wishes refused; a card for each, which says how it was made."
-    generate = partial(generate_samples, small_run, tmp_path/'samples', images=72, steps=4, batch_size=36, device='cpu')
-    folders = generate(w='0,2')
+def test_a_run_knows_its_recipe_and_can_be_opened_anywhere(small_set, small_run, tmp_path):
+    "Moved, renamed, at any kept step; the weights are the average's."
+    shutil.copytree(small_run, tmp_path/'moved')
+    net, recipe, facts = open_run(tmp_path/'moved')
+    assert replace(recipe, train=replace(recipe.train, flops_per_example=0.)) == RECIPE and facts['trained_on'] == 'area' and facts['p_uncond'] == .1 and facts['network'] == 'moved, step_000000006'
+    path = small_run/'checkpoints'/'step_000000003'
+    saved = {k: torch.empty_like(t) for k, t in net.state_dict().items()}
+    read_tensors(path, {f'ema_0.995.{k}': t for k, t in saved.items()}, 'ema_0.995.')
+    early = open_run(small_run, 3)[0].state_dict()
+    assert all(early[k].equal(saved[k]) for k in saved) and not all(early[k].equal(t) for k, t in net.state_dict().items())
+    with pytest.raises(ValueError, match='no checkpoint of step 5'): open_run(small_run, 5)
+    with pytest.raises(ValueError, match='none of 0.5'): open_run(small_run, decay=.5)
+
+
+def test_generate_and_evaluate(small_set, small_run, tmp_path, capsys):
+    "Several weights; resumed; other wishes refused; a record for each, which says how it was made."
+    make = partial(generate_samples, small_run, tmp_path/'samples', images=72, steps=4, batch_size=36, device='cpu')
+    folders = make(w=(0., 2.))
     first = [(f/'images.npy').read_bytes() for f in folders]
-    assert generate(w='0,2') == folders and [(f/'images.npy').read_bytes() for f in folders] == first and first[0] != first[1]
-    for wrong, words in [(dict(w='2', steps=5), 'T was 4 and is 5'), (dict(w='a'), 'give different numbers'), (dict(w='0,nan'), 'give different'), (dict(w='1,1.0'), 'give different'), (dict(sampler='euler'), 'choose ancestral'), (dict(steps=1), 'steps is 1'), (dict(images=0), 'images is 0'), (dict(mix=2.), 'mix is 2'), (dict(device='cdua'), 'device is'),
-                         (dict(batch_size=-1), 'batch_size is -1')]:
-        with pytest.raises(ValueError, match=words): generate(**wrong)
-    paths = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'cards', splits=1, device='cpu')
-    cards = read_cards(tmp_path/'cards')
-    assert len(paths) == len(cards) == 2
-    facts = dict(w=2., T=4, mix=.3, sampler='ancestral', guidance='classifier-free', p_uncond=.1, dataset='small', n=72, preparation='area, 16 pixels', extractor='own-features', trained_on='area')
-    assert facts.items() <= next(c for c in cards if c['w'] == 2).items()
-    again = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'again', splits=1, device='cpu')
-    assert [c['fid'] for c in read_cards(tmp_path/'again')] == [c['fid'] for c in cards] and len(again) == 2
-    with pytest.raises(ValueError, match='generate samples first'): evaluate_samples(tmp_path, small_set, device='cpu')
+    assert make(w=(0., 2.)) == folders and [(f/'images.npy').read_bytes() for f in folders] == first and first[0] != first[1]
+    for wrong, words in [(dict(w=(2.,), steps=5), 'T was 4 and is 5'), (dict(w=(0., float('nan'))), 'give different'), (dict(w=(1., 1.)), 'give different'), (dict(sampler='euler'), 'choose ddim'),
+                         (dict(steps=1), 'steps is 1'), (dict(images=0), 'images is 0'), (dict(sampler_options=dict(eta=1.)), 'no option eta; it has mix'), (dict(guidance='cfg'), 'choose classifier_free'),
+                         (dict(guidance='autoguidance'), 'needs a network weak'), (dict(weak=small_run), 'does not take a network weak'), (dict(device='cdua'), 'device is'), (dict(batch_size=-1), 'batch_size is -1')]:
+        with pytest.raises(ValueError, match=words): make(**wrong)
+    records = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'records', features='own', splits=1, device='cpu')
+    assert 'mean nothing beside published ones' in capsys.readouterr().err
+    facts = dict(w=2., T=4, mix=.3, sampler='ancestral', guidance='classifier_free', p_uncond=.1, dataset='small', n=72, preparation='area, 16 pixels', extractor='own-features', trained_on='area')
+    assert len(records) == 2 and facts.items() <= records[1].items() and 'fid_own' in records[1] and 'fid' not in records[1]
+    again = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'again', features='own', splits=1, device='cpu')
+    assert [r['fid_own'] for r in again] == [r['fid_own'] for r in records]
+    assert evaluate_samples(tmp_path/'samples', small_set, tmp_path/'records', features='own', splits=1, device='cpu') == records
+    with pytest.raises(ValueError, match='holds no pictures'): evaluate_samples(tmp_path/'none', small_set, device='cpu')
+    other = prepare_again(small_set, tmp_path)
+    with pytest.raises(ValueError, match="prepared by 'area'"): evaluate_samples(tmp_path/'samples', other, device='cpu')
+
+
+def prepare_again(small_set, tmp_path):
+    "The same set as if it had been prepared in the other way."
+    shutil.copytree(small_set, tmp_path/'other')
+    notes = json.loads((tmp_path/'other'/'notes.json').read_text())
+    (tmp_path/'other'/'notes.json').write_text(json.dumps(notes | dict(preparation='dhariwal')))
+    return tmp_path/'other'
+
+
+def test_npz_of_guided_diffusion_goes_out_and_comes_in(small_set, small_run, tmp_path):
+    "arr_0 (N, H, W, C) and arr_1, as its evaluator reads them; and as its sampler writes them."
+    made, = generate_samples(small_run, tmp_path/'samples', (1.,), 72, steps=4, batch_size=36, npz=True, device='cpu')
+    x, y, _ = open_images(made)
+    with np.load(made/'samples.npz') as f: assert (f['arr_0'] == x.transpose(0, 2, 3, 1)).all() and (f['arr_1'] == y).all()
+    own, = evaluate_samples(made, small_set, tmp_path/'a', features='own', splits=1, device='cpu')
+    theirs, = evaluate_samples(made/'samples.npz', small_set, tmp_path/'b', features='own', splits=1, device='cpu')
+    assert own['fid_own'] == pytest.approx(theirs['fid_own'], rel=1e-5) and theirs['network'] == 'samples'
+
+
+def expected(net, recipe, guided, sampler, n=6, steps=5):
+    "What `generate` must make, composed by hand."
+    noise, label = per_example_noise(0, range(n)), torch.from_numpy(balanced_labels(n, 3))
+    levels = torch.cat([cosine(torch.linspace(1, 0, steps).double()), torch.tensor([float('inf')])])
+    z = final(sampler(clipped(guided), noise(torch.empty(n, 3, 16, 16)), label, levels[:-1], noise=noise))
+    with torch.no_grad(): return to_uint8(final(sample(clipped(guided), z, label, levels[-2:]))).numpy()
+
+
+@pytest.mark.parametrize('name, guidance, options, rule', [
+    ('interval', 'interval', dict(low=-4., high=4.), lambda d, weak: beyond.scheduled(d, beyond.interval(2., -4., 4.))),
+    ('apg', 'apg', dict(eta=0., momentum=-.5, radius=2.), lambda d, weak: beyond.apg(d, 2., 0., -.5, 2.)),
+    ('rescaled', 'rescaled', dict(phi=.5), lambda d, weak: beyond.rescaled(d, 2., .5)),
+    ('zero_star', 'zero_star', {}, lambda d, weak: beyond.zero_star(d, 2.)),
+    ('autoguidance', 'autoguidance', {}, lambda d, weak: extrapolate(d, weak, 2.)),
+    ('perturbed', 'perturbed_attention', {}, lambda d, weak: extrapolate(d, beyond.perturbed_attention(d), 2.)),
+    ('own', 'mine:rule', {}, lambda d, weak: extrapolate(d, weak_of_mine, 2.))])
+def test_every_rule_of_the_book_and_ones_own(small_run, tmp_path, monkeypatch, name, guidance, options, rule):
+    "By name from the command's function, and composed by hand: the same bytes."
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'mine.py').write_text('from cfg_lessons.classifier_free import extrapolate\n'
+                                    'def rule(denoiser, w): return extrapolate(denoiser, lambda z, logsnr, label: .9*z, w)\n')
+    weak = dict(weak=small_run, ) if guidance == 'autoguidance' else {}
+    made, = generate_samples(small_run, tmp_path/'out', (2.,), 6, guidance, options, **weak, sampler='ddim', steps=5, batch_size=6, device='cpu')
+    net, recipe, _ = open_run(small_run)
+    assert (open_images(made)[0] == expected(net, recipe, rule(net, net), sample)).all()
+
+
+def weak_of_mine(z, logsnr, label): return .9*z
+
+
+@pytest.mark.parametrize('name, options, sampler', [
+    ('ancestral', dict(mix=.7), partial(sample, step=partial(ancestral, mix=.7))), ('heun', {}, partial(sample, step=heun)), ('dpmpp_2m', {}, dpmpp_2m),
+    ('predictor_corrector', dict(repeats=2, size=.2), None), ('cfg_plus_plus', dict(kappa=.4), partial(sample, step=partial(beyond.cfg_plus_plus, kappa=.4)))])
+def test_every_sampler_of_the_book(small_run, tmp_path, name, options, sampler):
+    made, = generate_samples(small_run, tmp_path/'out', (0.,), 6, sampler=name, sampler_options=options, steps=5, batch_size=6, device='cpu')
+    net, recipe, _ = open_run(small_run)
+    if sampler is None: sampler = partial(sample, step=tilting.predictor_corrector(ddim, clipped(net), 2, .2))
+    assert (open_images(made)[0] == expected(net, recipe, net, sampler)).all()
 
 
 def test_fid_while_training(small_set, small_run, tmp_path):
     "At each checkpoint; it is the FID that `evaluate` finds for the same pictures, also of two ranks and sharded."
-    train_recipe('small', small_set, tmp_path, steps=6, batch_size=8, fid_images=72, device='cpu')
+    train_recipe(RECIPE, small_set, tmp_path, fid_images=72, device='cpu')
     found = [line['fid'] for line in read_log(tmp_path, 'save')]
     assert len(found) == 2 and found[0] != found[1] and all(0 < f < 1e6 for f in found)
-    source = source_of(tmp_path)
-    labels, noise = torch.from_numpy(labels_of(72, SMALL.num_classes, 0)), per_example_noise(0, range(72))
-    z, levels = noise(torch.empty(72, 3, 16, 16)), levels_of(None, 32)
-    z = final(sample(clipped(source.ask), z, labels, levels[:-1]))
-    x = to_uint8(final(sample(clipped(source.ask), z, labels, levels[-2:]))).numpy()
+    net = open_run(tmp_path)[0]
+    labels, noise = torch.from_numpy(balanced_labels(72, SMALL.num_classes)), per_example_noise(0, range(72))
+    z, levels = noise(torch.empty(72, 3, 16, 16)), RECIPE.levels(32)
+    with torch.no_grad():
+        z = final(sample(clipped(net), z, labels, levels[:-1]))
+        x = to_uint8(final(sample(clipped(net), z, labels, levels[-2:]))).numpy()
     extract = extractor_for('', small_set, 'cpu')
-    wanted = evaluate(x, reference_for(small_set, extract), extract, None, 1)['fid']
+    wanted = evaluate(x, reference_of(small_set, extract), extract, None, 1)['fid']
     assert abs(found[1]/wanted - 1) < .02
     for fsdp in (False, True):
         folder = tmp_path/f'two{fsdp}'
-        rest = dict(steps=6, batch_size=8, fid_images=72, device='cpu', fsdp=fsdp)
-        assert ends(start(2, train_recipe, 'small', small_set, folder, **rest)) == [0, 0]
+        assert ends(start(2, train_recipe, with_train(fsdp=fsdp), small_set, folder, fid_images=72, device='cpu')) == [0, 0]
         assert [line['fid'] for line in read_log(folder, 'save')] == pytest.approx(found, rel=1e-3)
 
 
@@ -305,22 +390,21 @@ def test_postscript_is_not_run():
     with pytest.raises(ValueError, match='no picture in it'): decode(data.getvalue())
 
 
-def test_commands_in_two_processes(tmp_path):
-    "torchrun -m cfg_lessons.imagenet: train, refuse, generate; the pictures are those of one process."
-    scenes(tmp_path/'raw', KINDS[:8], 8)
-    prepare(tmp_path/'raw', tmp_path/'set', 16, 'area', 1)
+def test_commands_in_two_processes(small_set, tmp_path):
+    "torchrun -m cfg_lessons.imagenet with a recipe in a file: train, refuse, generate; the pictures are those of one process."
+    (tmp_path/'mine.toml').write_text('recipe = "digits"\n[network]\nside = 16\nchannels = 3\nnum-classes = 3\nattention = [8]\n[train]\nsteps = 4\n')
     def run(*words):
         command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'cfg_lessons.imagenet', *map(str, words)]
         return subprocess.run(command, capture_output=True, text=True, timeout=200, env=os.environ | {'OMP_NUM_THREADS': '1'})
-    train = ['train', '--recipe', 'rehearsal', '--data', tmp_path/'set', '--out', tmp_path/'run', '--device', 'cpu', '--steps', 4]
+    train = ['train', '--config', tmp_path/'mine.toml', '--data', small_set, '--out', tmp_path/'run', '--device', 'cpu']
     done = run(*train)
     assert done.returncode == 0 and done.stdout.splitlines() == ['done'], done.stderr
     done = run(*train, '--p-uncond', .5)
     assert done.returncode != 0 and done.stderr.count('p_uncond was 0.1 and is 0.5') == 1
     generate = dict(images=16, steps=4, batch_size=4, device='cpu')
-    done = run('generate', tmp_path/'run', tmp_path/'two', '--w', 0, '--images', 16, '--steps', 4, '--batch-size', 4, '--device', 'cpu')
+    done = run('generate', '--network', tmp_path/'run', '--out', tmp_path/'two', '--w', 0, '--images', 16, '--steps', 4, '--batch-size', 4, '--device', 'cpu')
     assert done.returncode == 0 and done.stdout.split() == [str(tmp_path/'two'/'w=0')], done.stderr
-    alone, = generate_samples(tmp_path/'run', tmp_path/'one', '0', **generate)
+    alone, = generate_samples(tmp_path/'run', tmp_path/'one', (0.,), **generate)
     assert (alone/'images.npy').read_bytes() == (tmp_path/'two'/'w=0'/'images.npy').read_bytes()
     done = subprocess.run([sys.executable, '-m', 'cfg_lessons.imagenet', 'paint'], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith('Say which: prepare, train')
@@ -337,74 +421,76 @@ def test_openais_files(monkeypatch, tmp_path):
         net = make(config)
         for p in net.parameters(): torch.nn.init.normal_(p, std=.05)
         save(tmp_path/f'{name}.pt', net)
-    ways = {'plain': dict(net='64x64_diffusion', w='0'), 'classifier': dict(net='64x64_diffusion', w='2', classifier='64x64_classifier'),
-            'pair': dict(net='256x256_diffusion', w='2', weak='256x256_diffusion_uncond'), 'first': dict(net='256x256_diffusion', w='0'),
-            'uncond': dict(net='256x256_diffusion_uncond', w='0')}
-    sets = {}
-    for name, how in ways.items():
-        how = {k: v if k == 'w' else tmp_path/f'{v}.pt' for k, v in how.items()}
-        sets[name], = generate_samples(out=tmp_path/name, images=4, steps=5, batch_size=4, device='cpu', **how)
+    file = lambda name: str(tmp_path/f'{name}.pt')
+    one, other, free, judge = map(file, shapes)
+    ways = {'plain': dict(network=one), 'classifier': dict(network=one, w=(2.,), guidance='classifier', classifier=judge),
+            'pair': dict(network=other, w=(2.,), guidance='autoguidance', weak=free), 'first': dict(network=other), 'uncond': dict(network=free)}
+    make = partial(generate_samples, images=4, steps=5, batch_size=4, device='cpu')
+    sets = {name: make(out=tmp_path/name, **how)[0] for name, how in ways.items()}
     bytes_of = {k: (v/'images.npy').read_bytes() for k, v in sets.items()}
     assert len(set(bytes_of.values())) == 5  # the classifier and the weak network are really asked
     assert json.loads((sets['pair']/'notes.json').read_text())['made']['weak']
     assert (open_images(sets['classifier'])[1] >= 0).all() and np.load(sets['uncond']/'labels.npy').tolist() == [-1]*4
-    with pytest.raises(ValueError, match='not trained with dropped labels'):
-        generate_samples(tmp_path/'64x64_diffusion.pt', tmp_path/'x', '1', 4, 5, device='cpu')
-    for how, words in [(dict(net='64x64_classifier', w='0'), 'is no UNet'), (dict(net='64x64_diffusion', w='1', classifier='64x64_diffusion'), 'is no UNetClassifier'),
-                       (dict(net='64x64_diffusion', w='1', weak='256x256_diffusion_uncond'), 'know different noise levels'),
-                       (dict(net='64x64_diffusion', w='1', weak='64x64_diffusion', classifier='64x64_classifier'), 'not by both')]:
-        how = {k: v if k == 'w' else tmp_path/f'{v}.pt' for k, v in how.items()}
-        with pytest.raises(ValueError, match=words): generate_samples(out=tmp_path/'x', images=4, steps=5, device='cpu', **how)
-    for sampler in ('heun', 'ddim'):
-        made, = generate_samples(tmp_path/'64x64_diffusion.pt', tmp_path/sampler, '0', 4, 5, sampler=sampler, batch_size=4, device='cpu')
-        assert open_images(made)[0].std() > 1
-    source, z = source_of(tmp_path/'256x256_diffusion.pt'), torch.randn(2, 3, 16, 16)
-    one = guided_by(source, 1.5, source_of(tmp_path/'256x256_diffusion_uncond.pt'))
-    told = torch.tensor([0., 1.]), torch.tensor([1, 2])
+    for how, words in [(dict(network=one, w=(1.,)), 'not trained with dropped labels'), (dict(network=judge), 'is a classifier'),
+                       (dict(network=one, w=(1.,), guidance='classifier', classifier=one), 'is no classifier'),
+                       (dict(network=one, w=(1.,), guidance='autoguidance', weak=free), 'know different noise levels'),
+                       (dict(network=one, w=(1.,), guidance='autoguidance', weak=other, classifier=judge), 'noise levels|does not take')]:
+        with pytest.raises(ValueError, match=words): make(out=tmp_path/'x', **how)
+    for sampler in ('heun', 'ddim'): assert open_images(make(one, tmp_path/sampler, sampler=sampler)[0])[0].std() > 1
+    z, conditions = torch.randn(2, 3, 16, 16), (torch.tensor([0., 1.]), torch.tensor([1, 2]))
+    guided = extrapolate(open_network(other)[0].denoiser, open_network(free)[0].denoiser, 1.5)
     with torch.no_grad():
         strong, weak = (imagenet.released(name) for name in ('256x256_diffusion', '256x256_diffusion_uncond'))
-        for name, net in (('256x256_diffusion', strong), ('256x256_diffusion_uncond', weak)): load(tmp_path/f'{name}.pt', net)
-        strong = strong.eval()(z, *told)[:, :3]
-        weak = weak.eval()(z, told[0], torch.tensor([-1, -1]))[:, :3]
-        torch.testing.assert_close(one(z, *told), 2.5*strong - 1.5*weak)
+        for path, net in ((other, strong), (free, weak)): load(path, net)
+        strong = strong.eval()(z, *conditions)[:, :3]
+        weak = weak.eval()(z, conditions[0], torch.tensor([-1, -1]))[:, :3]
+        torch.testing.assert_close(guided(z, *conditions), 2.5*strong - 1.5*weak)
+    theirs, spaced = open_network(other)[0].levels(250), sorted({round(i*999/249) for i in range(250)}, reverse=True)
+    assert np.allclose(theirs[:-1], openai_levels('linear')[spaced]) and (theirs.diff() > 0).all()  # the steps that guided-diffusion takes for T = 250
 
 
 def test_levels():
-    "The paper's: both ends of its range, T of them, then the picture. OpenAI's: the steps that guided-diffusion takes for T = 250."
-    ours, theirs = levels_of(None, 256), levels_of(openai_levels('linear'), 250)
+    "The paper's: both ends of its range, T of them, then the picture."
+    ours = RECIPES['imagenet64'].levels(256)
     assert len(ours) == 257 and torch.allclose(ours[[0, 1, -2]], torch.tensor([-20., -10.17, 20.], dtype=torch.float64), atol=.01) and ours[-1] == float('inf')
-    spaced = sorted({round(i*999/249) for i in range(250)}, reverse=True)
-    assert np.allclose(theirs[:-1], openai_levels('linear')[spaced]) and (theirs.diff() > 0).all()
-    labels = labels_of(5000, 1000, 0)
+    labels = balanced_labels(5000, 1000)
     assert np.bincount(labels).tolist() == [5]*1000 and (labels[:1000] != np.arange(1000)).any()
 
 
 def test_the_bill():
     "What multiplication must give: PAPER's figures of compute, and nothing for free."
-    bill = cost('imagenet64', 'V100', 1, 74.1*3*2.193e11/125e12)
-    assert abs(bill['images_per_second'] - 74.1) < .2 and abs(bill['card_hours']/24 - 128) < 1
-    twice = cost('imagenet64', 'H100', 16)
-    once = cost('imagenet64', 'H100', 8)
+    recipe = RECIPES['imagenet64']
+    found = bill(recipe, 'V100', 1, 74.1*3*2.193e11/125e12)
+    assert abs(found['images_per_second'] - 74.1) < .2 and abs(found['gpu_hours']/24 - 128) < 1
+    twice, once = bill(recipe, 'H100', 16), bill(recipe, 'H100', 8)
     assert twice['days']*2 == pytest.approx(once['days']) and twice['money'] == pytest.approx(once['money'])
-    for wrong, words in [(dict(recipe='imagenet32'), 'there are imagenet64'), (dict(card='H1'), 'known are'), (dict(cards=0), 'make no bill'), (dict(busy=0), 'make no bill')]:
-        with pytest.raises(ValueError, match=words): cost(**wrong)
+    assert bill(recipe, tflops=989/2)['days'] == pytest.approx(2*once['days'])
+    assert bill(recipe, memory=400)['memory_cached_data_gigabytes'] == pytest.approx(1281167*3*64**2/1e9) and bill(recipe, memory=45)['memory_cached_data_gigabytes'] == 0
+    for wrong, words in [(dict(gpu='H1'), 'known are'), (dict(gpus=0), 'make no bill'), (dict(mfu=0), 'make no bill')]:
+        with pytest.raises(ValueError, match=words): bill(recipe, **wrong)
 
 
-@pytest.mark.parametrize('f', [*imagenet.NAMES], ids=[*imagenet.NAMES.values()])
-def test_commands_explain_themselves(f, capsys):
+@pytest.mark.parametrize('name, f', imagenet.COMMANDS.items(), ids=[*imagenet.COMMANDS])
+def test_commands_explain_themselves(name, f, capsys):
     "--help names every option and what it means; a wrong word is refused."
-    with pytest.raises(SystemExit) as left: command(f, ['--help'])
+    first = ['digits'] if name in ('train', 'cost') else []
+    with pytest.raises(SystemExit) as left: command(f, [*first, '--help'], f'cfg-{name}')
     said = capsys.readouterr().out
-    assert left.value.code == 0 and f'cfg-{imagenet.NAMES[f]}' in said and 'Raises' not in said
-    for name in inspect.signature(f).parameters: assert name.replace('_', '-') in said or name in said
-    with pytest.raises(SystemExit) as left: command(f, ['--nonsense', '1'])
+    assert left.value.code == 0 and f'cfg-{name}' in said and 'Raises' not in said
+    for option in inspect.signature(f).parameters: assert option == 'recipe' or f'--{option.replace("_", "-")}' in said
+    if first: assert '--network.width' in said and '--train.lr' in said
+    with pytest.raises(SystemExit) as left: command(f, [*first, '--nonsense', '1'])
     assert left.value.code == 2
 
 
-def test_commands_say_what_is_wrong(tmp_path, capsys):
-    for f, words in [(prepare, ['/nowhere', str(tmp_path/'x')]), (train_recipe, ['--data', str(tmp_path)]), (generate_samples, [str(tmp_path), str(tmp_path/'x')]),
-                     (cost, ['--card', 'H1'])]:
+def test_commands_say_what_is_wrong(small_set, tmp_path, capsys):
+    (tmp_path/'bad.toml').write_text('steps = = 3')
+    x = str(tmp_path/'x')
+    for f, words in [(prepare, ['--source', '/nowhere', '--out', x]), (train_recipe, ['digits', '--data', str(tmp_path), '--out', x]), (train_recipe, ['digit', '--data', 'a', '--out', x]),
+                     (generate_samples, ['--network', str(tmp_path), '--out', x]), (generate_samples, ['--network', '', '--out', x]), (bill, ['digits', '--gpu', 'H1']),
+                     (train_recipe, ['--config', str(tmp_path/'bad.toml')]), (train_recipe, ['--config']), (evaluate_samples, ['--samples', x, '--data', str(small_set)])]:
         with pytest.raises(SystemExit) as left: command(f, words)
-        assert isinstance(left.value.code, str) and '\n' not in left.value.code and len(left.value.code) > 20
-    command(cost, ['--recipe', 'rehearsal'])
-    assert 'card hours' in capsys.readouterr().out
+        assert isinstance(left.value.code, str) and '\n' not in left.value.code and len(left.value.code) > 20, words
+    command(bill, ['digits', '--network.num-classes', '5', '--train.steps', '100'])
+    said = capsys.readouterr().out
+    assert 'gpu hours' in said and 'assumptions' in said

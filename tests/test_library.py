@@ -13,14 +13,14 @@ from cfg_lessons.classifier_free import classifier_free
 from cfg_lessons.classifier_guidance import classifier_guided
 from cfg_lessons.diffusion import cosine
 from cfg_lessons.images import batches, digits, normalize
-from cfg_lessons.mixtures import sample_mixture, exact_denoiser, three_gaussians
+from cfg_lessons.mixtures import exact_denoiser, three_gaussians
 from cfg_lessons.networks import MLP, in_bf16
 from cfg_lessons.sampling import ancestral, clipped, ddim, heun, final, dpmpp_2m, sample, per_example_noise
 from cfg_lessons.training import EMA, denoising_loss, load, train
 from cfg_lessons.unet import CLASSIFIER64, CLASSIFIER128, CLASSIFIER256, CLASSIFIER_DIGITS, DIGITS, UNet, UNetClassifier, UNetConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-BARE = ['diffusion', 'mixtures', 'sampling', 'networks', 'training', 'classifier_free', 'images', 'unet', 'metrics', 'settings', 'bench', 'parallel', 'checkpoints', 'logs', 'engine', 'generation', 'imagenet', 'tilting', 'beyond']
+BARE = ['diffusion', 'mixtures', 'sampling', 'networks', 'training', 'classifier_free', 'images', 'unet', 'metrics', 'settings', 'parallel', 'checkpoints', 'logs', 'engine', 'generation', 'sources', 'preparation', 'costs', 'features', 'recipes', 'commands', 'imagenet', 'tilting', 'beyond']
 devices = ['cpu'] + ['cuda']*torch.cuda.is_available() + ['mps']*torch.backends.mps.is_available()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cfg_lessons.bench import newest, probe, seeded_weights, some, twins
+from bench import newest, probe, seeded_weights, some, twins
 from cfg_lessons.unet import RELEASED, TableStep, UNet, UNetConfig, openai_levels, released
 
 RESULTS = Path(__file__).resolve().parent.parent/'data/results/bench'
@@ -109,7 +109,7 @@ def test_layouts_agree(options):
 @pytest.mark.parametrize('dropout', [0., .1])
 def test_memory_predicted_on_fake_tensors(dropout):
     "A real call in 16 bits on the processor keeps what is predicted for a GPU, or nearly."
-    from cfg_lessons.bench import activation_bytes
+    from cfg_lessons.costs import activation_bytes
     from cfg_lessons.networks import in_bf16
     from torch.autograd.graph import saved_tensors_hooks
     config = UNetConfig(side=16, width=32, mults=(1, 2), blocks=1, attention=(), head_width=32,
