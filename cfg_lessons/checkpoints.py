@@ -234,6 +234,7 @@ def write_json(
         raise ValueError(f'{path} can hold finite numbers and words only ({e}).') from None
     with atomic_write(path) as f: f.write(text.encode())
 
+# %% ../nbs/14_engine.ipynb #b7d20c51
 def fingerprint(
     *arrays,  # arrays or memory maps of numbers
 ):

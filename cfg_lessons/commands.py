@@ -19,7 +19,7 @@ from typing import Annotated, get_type_hints
 
 from .recipes import RECIPES
 
-# %% ../nbs/17_imagenet.ipynb #f9507ff9
+# %% ../nbs/17_imagenet.ipynb #37073fd8
 NUMBERS = ('fid', 'is_mean', 'is_std', 'is_whole', 'kid', 'precision', 'recall', 'accuracy')
 
 def command(
@@ -43,7 +43,7 @@ def command(
     except KeyboardInterrupt: sys.exit('Stopped. Call it again to go on.')
     if os.environ.get('RANK', '0') == '0': sys.stdout.write(f'{_told(answer)}\n')
 
-# %% ../nbs/17_imagenet.ipynb #aeb5c98e
+# %% ../nbs/17_imagenet.ipynb #702df8d8
 def _with_config(words):
     "The words with --config FILE replaced by the options in a TOML file; later words win."
     words = list(map(str, words))
@@ -85,6 +85,7 @@ def _check_recipe(words):
                          'as --train.lr 0.0003 --network.num-classes 10.')
     return words
 
+# %% ../nbs/17_imagenet.ipynb #ad224b26
 def _told(answer):
     "An answer in lines of text."
     if isinstance(answer, dict):

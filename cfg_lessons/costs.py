@@ -19,7 +19,7 @@ from .networks import in_bf16
 from .parallel import blocks
 from .unet import Attention, UNet
 
-# %% ../nbs/17_imagenet.ipynb #b9b420f8
+# %% ../nbs/17_imagenet.ipynb #6dea53e1
 @lru_cache
 def flops(
     config,  # a UNetConfig
@@ -39,7 +39,7 @@ def flops(
         net.out(h)
     return counter.get_total_flops()
 
-# %% ../nbs/17_imagenet.ipynb #e4af6130
+# %% ../nbs/17_imagenet.ipynb #f00ca474
 class _FakeGPU(FakeTensorMode):
     avoid_device_init = True  # there need not be a GPU
 
@@ -71,7 +71,7 @@ def _kept(config, make, batch):
     outside = by_block.pop(None)
     return sum(by_block.values()) + outside, outside + entering[0] + max(by_block.values())
 
-# %% ../nbs/17_imagenet.ipynb #698b1b6f
+# %% ../nbs/17_imagenet.ipynb #f4d25afe
 def activation_bytes(
     config,  # a UNetConfig
     make=UNet,  # or UNetClassifier
@@ -82,7 +82,7 @@ def activation_bytes(
     two, four = (_kept(config, make, batch)[checkpointing] for batch in (2, 4))
     return (four - two)/2, 2*two - four
 
-# %% ../nbs/17_imagenet.ipynb #aa5fb19f
+# %% ../nbs/17_imagenet.ipynb #6dd787d3
 class GPU(NamedTuple):
     "A graphics card by its data sheet."
     flops: float  # 16-bit matrix FLOP/s, without sparsity
@@ -111,7 +111,7 @@ def training_memory(
 def _parameters(recipe):
     with torch.device('meta'): return sum(p.numel() for p in recipe.build().parameters())
 
-# %% ../nbs/17_imagenet.ipynb #8eed5e46
+# %% ../nbs/17_imagenet.ipynb #3b3e8de0
 _PICTURES = 1_281_167  # of ImageNet's training set
 
 def bill(
@@ -123,37 +123,40 @@ def bill(
     tflops: float = 0.,  # 10^12 FLOP/s of another GPU, by its data sheet
     memory: float = 0.,  # and its gigabytes
     images: int = 50_000,  # pictures to generate for one weight
-    pictures: int = _PICTURES,  # of the training set
 ):
     """What a run will cost before it begins: a dict of numbers, and of the assumptions behind them.
     Raises ValueError, in one sentence, for what is no GPU and no number."""
-    if gpu not in GPUS: raise ValueError(f'gpu is {gpu!r}; known are {", ".join(GPUS)}, or give '
-                                         'tflops and memory.')
-    numbers = (gpus, mfu, price, images, pictures)
-    if not (gpus >= 1 and 0 < mfu <= 1 and min(numbers) >= 0 and tflops >= 0 and memory >= 0):
-        raise ValueError(f'{gpus} GPUs at {mfu} MFU, a price of {price}, {images} images and '
-                         f'{pictures} pictures make no bill; mfu lies between 0 and 1.')
+    if gpu not in GPUS:
+        raise ValueError(f'gpu is {gpu!r}; known are {", ".join(GPUS)}, or give tflops and memory.')
+    if not (gpus >= 1 and 0 < mfu <= 1 and min(price, images, tflops, memory) >= 0):
+        raise ValueError(f'{gpus} GPUs at {mfu} MFU, a price of {price} and {images} images make '
+                         'no bill; mfu lies between 0 and 1.')
     speed, room = tflops*1e12 or GPUS[gpu].flops, memory*1e9 or GPUS[gpu].memory
-    c, config, call = recipe.network, recipe.train, flops(recipe.network, recipe.builder())
+    call, config = flops(recipe.network, recipe.builder()), recipe.train
     if not call: raise ValueError(f'The FLOPs of a {recipe.kind} are not known.')
-    parameters, seen = _parameters(recipe), config.steps*config.batch_size
-    dataset = float(pictures*c.channels*c.side**2)
-    hours = 3*call*seen/(mfu*speed)/3600
-    sampling = 0. if recipe.kind == 'classifier' else 2*recipe.steps*images*call/(mfu*speed)/3600
-    needed = training_memory(recipe, config, gpus, dataset, room)
-    checkpoint = (12 + 4*len(config.ema_decay))*parameters
-    kept = (config.keep + 1)*checkpoint if config.keep else float('inf')
-    return dict(parameters=parameters, flops_per_image=3*call, images=seen, epochs=seen/pictures,
-                flops=3*call*seen, gpu_hours=hours, days=hours/24/gpus,
-                days_at_half_the_rate=2*hours/24/gpus,
-                images_per_second=gpus*mfu*speed/(3*call), money=hours*price,
-                sampling_gpu_hours=sampling, sampling_money=sampling*price,
-                memory_gigabytes=sum(needed.values())/1e9, gpu_gigabytes=room/1e9,
-                **{f'memory_{k}_gigabytes': v/1e9 for k, v in needed.items()},
-                disk_data_gigabytes=dataset/1e9, disk_checkpoint_gigabytes=checkpoint/1e9,
-                disk_checkpoints_gigabytes=kept/1e9,
-                disk_samples_gigabytes=2*images*c.channels*c.side**2/1e9,
+    seen, second = config.steps*config.batch_size, mfu*speed
+    hours = 3*call*seen/second/3600
+    sampling = 0. if recipe.kind == 'classifier' else 2*recipe.steps*images*call/second/3600
+    return dict(parameters=_parameters(recipe), flops_per_image=3*call, images=seen,
+                epochs=seen/_PICTURES, flops=3*call*seen, gpu_hours=hours, days=hours/24/gpus,
+                days_at_half_the_rate=2*hours/24/gpus, images_per_second=gpus*second/(3*call),
+                money=hours*price, sampling_gpu_hours=sampling, sampling_money=sampling*price,
+                **_room(recipe, gpus, room, images),
                 assumptions=f'{mfu:.0%} of {speed/1e12:g} TFLOP/s in 16 bits; a training step '
                             'costs three calls; guided sampling two calls a level; memory not '
-                            'compiled, without gaps of the allocator; preparation and evaluation '
-                            'are not in it')
+                            'compiled, without gaps of the allocator; ImageNet\'s number of '
+                            'pictures; preparation and evaluation are not in it')
+
+# %% ../nbs/17_imagenet.ipynb #432f60c8
+def _room(recipe, gpus, memory, images):
+    "Gigabytes on each GPU and on disk, name -> number."
+    c, config, parameters = recipe.network, recipe.train, _parameters(recipe)
+    picture = c.channels*c.side**2
+    needed = training_memory(recipe, config, gpus, float(_PICTURES*picture), memory)
+    checkpoint = (12 + 4*len(config.ema_decay))*parameters
+    kept = (config.keep + 1)*checkpoint if config.keep else float('inf')
+    sizes = dict(memory=sum(needed.values()), gpu=memory)
+    sizes |= {f'memory_{name}': size for name, size in needed.items()}
+    sizes |= dict(disk_data=_PICTURES*picture, disk_checkpoint=checkpoint, disk_checkpoints=kept,
+                  disk_samples=2*images*picture)
+    return {f'{name}_gigabytes': size/1e9 for name, size in sizes.items()}

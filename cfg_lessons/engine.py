@@ -32,6 +32,8 @@ from .parallel import (SkipNonfinite, any_rank, blocks, microbatched, numerics, 
 from .training import EMA, train, warmup
 
 # %% ../nbs/14_engine.ipynb #8873e6d2
+# To read this module, begin with `fit`. A run has settings (TrainConfig), what a checkpoint holds
+# (TrainState), a place to go on from (resume), a log and a writer (_Run), and a loop (_steps).
 @dataclass(frozen=True)
 class TrainConfig:
     "How to train. With the network, the loss and the data, it decides the weights."
@@ -64,6 +66,7 @@ class TrainConfig:
     flops_per_example: float = 0.  # FLOPs of one training step for one example, for the log
     peak_flops: float = 0.  # FLOP/s of a rank's device by its data sheet, for the log
 
+# %% ../nbs/14_engine.ipynb #c41e9d70
 # What may change when a run goes on; everything else changes the weights
 MUTABLE = ('steps microbatch fsdp activation_checkpointing cudnn_benchmark gpu_cache_fraction '
            'save_minutes save_every keep log_every max_nonfinite flops_per_example '
@@ -265,11 +268,12 @@ def _check_nonfinite(run, step):
     "Raise ValueError, the same on every rank, if too many steps in a row were skipped."
     in_a_row = int(run.state.opt.in_a_row)
     if in_a_row < run.config.max_nonfinite: return
-    run.writer.wait()
+    run.writer.wait()  # so that the last checkpoint can be named
+    # The last step in which the loss of each rank was not finite, -1 for none
     last_bad = [int(run.metrics.last_bad)]*rank_and_size()[1]
     if len(last_bad) > 1: dist.all_gather_object(last_bad, last_bad[0])
-    ranks = [f'rank {r} (last in step {s}, counted from 0)'
-             for r, s in enumerate(last_bad) if s >= 0]
+    recent = [(r, s) for r, s in enumerate(last_bad) if s >= max(0, step - in_a_row)]
+    ranks = [f'rank {r} (last in step {s}, counted from 0)' for r, s in recent]
     raise ValueError(f'Stopped after {step} steps: the last {in_a_row} had a gradient that is '
                      'not finite and were skipped; the loss itself was not finite on '
                      f'{", ".join(ranks) or "no rank"}. The weights are those before. Last '

@@ -19,7 +19,7 @@ from .metrics import (Extractor, load_reference, make_reference, register,
                                  save_reference)
 from .training import load, save, train
 
-# %% ../nbs/17_imagenet.ipynb #b7891c52
+# %% ../nbs/17_imagenet.ipynb #f68666bc
 class OwnFeatures(nn.Module):
     "A small classifier of a set: 64 features and a logit per class, of bytes (B, C, H, W)."
     def __init__(self,
@@ -57,7 +57,7 @@ def own_features(
     save(path, net, command='own_features')
     return path
 
-# %% ../nbs/17_imagenet.ipynb #3d861d5a
+# %% ../nbs/17_imagenet.ipynb #f008dd2f
 def extractor_for(
     features,  # a file of Inception weights, or "" for the set's own classifier
     data,  # a prepared set

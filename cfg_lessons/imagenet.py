@@ -41,7 +41,7 @@ from .training import load
 from .unet import (RELEASED, UNetClassifier, eps_only, for_sampling, openai_levels,
                               released)
 
-# %% ../nbs/17_imagenet.ipynb #f22d43bb
+# %% ../nbs/17_imagenet.ipynb #facc6de8
 def _ancestral(denoiser, z, label, logsnrs, noise, mix=.3):
     return sample(denoiser, z, label, logsnrs, partial(ancestral, mix=mix), noise)
 
@@ -59,7 +59,7 @@ def _corrected(denoiser, z, label, logsnrs, noise, repeats=1, size=.1):
 SAMPLERS = dict(ddim=sample, ancestral=_ancestral, heun=_heun, dpmpp_2m=dpmpp_2m,
                 cfg_plus_plus=_cfg_plus_plus, predictor_corrector=_corrected)
 
-# %% ../nbs/17_imagenet.ipynb #68548e87
+# %% ../nbs/17_imagenet.ipynb #f027a676
 def _interval(denoiser, w, low=-float('inf'), high=float('inf')):
     return scheduled(denoiser, interval(w, low, high))
 
@@ -100,7 +100,7 @@ def bind(
         raise ValueError(f'{what} {need} a network {wrong[0]}.')
     return partial(f, **options, **given)
 
-# %% ../nbs/17_imagenet.ipynb #5053d970
+# %% ../nbs/17_imagenet.ipynb #0f5db15f
 def open_network(
     path,  # a run's folder, a file of OpenAI's (64x64_diffusion.pt), or module:function -> Network
     device='cpu',  # where it shall compute
@@ -142,12 +142,13 @@ def _adm(path, device):
     return Network(denoiser, (c.channels, c.side, c.side), c.num_classes, levels, device=device,
                    discrete=True, about=facts)
 
+# %% ../nbs/17_imagenet.ipynb #ac509d31
 def _fast(net, config):
     "How a network of ours is asked in sampling: on a GPU in 16 bits."
     if next(net.parameters()).is_cuda: net = for_sampling(net)
     return net if config.num_classes else unconditional(net)
 
-# %% ../nbs/17_imagenet.ipynb #bfb88a59
+# %% ../nbs/17_imagenet.ipynb #87ea8883
 def generate_samples(
     network: str,  # a run's folder, a file of OpenAI's (64x64_diffusion.pt), or module:function
     out: str,  # where to; each weight gets a folder of its own in it
@@ -171,38 +172,54 @@ def generate_samples(
     """Generate pictures for each weight, on the processes that torchrun started or on one, or go on
     with it; return the folders. Raises ValueError or OSError, in one sentence."""
     check_whole('images', images), check_whole('steps', steps or 2, 2)
-    if len(set(w)) < len(w) or not w or not np.isfinite(w).all():
-        raise ValueError(f'w is {w}; give different finite numbers.')
+    chosen = dict(guidance=guidance, guidance_options=guidance_options, limit=limit,
+                  sampler=sampler, sampler_options=sampler_options, steps=steps)
     with process_group(resolve_device(device)) as place:
-        net, recipe = open_network(network, place, checkpoint)
-        others = {k: open_network(p, place, classifier=k == 'classifier')[0] if p else None
-                  for k, p in (('weak', weak), ('classifier', classifier))}
+        net, others, recipe = _open_all(place, network, checkpoint, weak, classifier)
         _check_networks(net, others, guidance, w)
-        if not sampler and recipe: sampler, options = recipe.sampler, recipe.sampler_options
-        else: sampler, options = sampler or 'ancestral', {}
-        options, steps = options | sampler_options, steps or (recipe.steps if recipe else 250)
-        run = bind(resolve(sampler, SAMPLERS, 'sampler'), sampler, options)
-        rule = bind(resolve(guidance, GUIDANCES, 'guidance'), guidance, guidance_options,
-                    **{k: n and n.denoiser for k, n in others.items()})
-        keep = resolve(limit, LIMITS, 'limit')
-        made = dict(guidance=guidance, sampler=sampler, limit=limit)
-        made |= dict(mix=options.get('mix', 0.)) | guidance_options | options
-        made |= {k: n.about['checkpoint_sha256'] for k, n in others.items() if n}
+        guide, run, steps, made = _composed(others, recipe, chosen)
         asked = np.load(labels) if labels else balanced_labels(images, _classes(net, others), seed)
-        discrete = next((n for n in [net, *others.values()] if n and n.discrete), net)
-        net, folders = replace(net, levels=discrete.levels), [Path(out)/f'w={v:g}' for v in w]
+        folders = [Path(out)/f'w={value:g}' for value in w]
         for value, folder in zip(w, folders):
-            generate(folder, net, lambda d: keep(rule(d, w=value)), run, asked, steps,
+            generate(folder, net, partial(guide, w=value), run, asked, steps,
                      made | dict(w=value), seed, batch_size)
             if npz: _write_npz(folder)
     return folders
 
-# %% ../nbs/17_imagenet.ipynb #68553f66
+# %% ../nbs/17_imagenet.ipynb #cb2842d9
+def _open_all(device, network, checkpoint, weak, classifier):
+    "The network with the levels at which all may be asked, the others by name, and its recipe."
+    net, recipe = open_network(network, device, checkpoint)
+    weak = open_network(weak, device)[0] if weak else None
+    classifier = open_network(classifier, device, classifier=True)[0] if classifier else None
+    discrete = next((n for n in (net, weak, classifier) if n and n.discrete), net)
+    return replace(net, levels=discrete.levels), dict(weak=weak, classifier=classifier), recipe
+
+def _composed(others, recipe, chosen):
+    """(denoiser, w) -> guided denoiser, kept in range; a Sampler; T; and what a record says of
+    them. Raises ValueError, in one sentence, for unknown names and options."""
+    sampler, options = chosen['sampler'] or 'ancestral', {}
+    if recipe and not chosen['sampler']: sampler, options = recipe.sampler, recipe.sampler_options
+    options = options | chosen['sampler_options']
+    run = bind(resolve(sampler, SAMPLERS, 'sampler'), sampler, options)
+    networks = {k: n and n.denoiser for k, n in others.items()}
+    rule = resolve(chosen['guidance'], GUIDANCES, 'guidance')
+    rule = bind(rule, chosen['guidance'], chosen['guidance_options'], **networks)
+    keep = resolve(chosen['limit'], LIMITS, 'limit')
+    made = dict(guidance=chosen['guidance'], sampler=sampler, limit=chosen['limit'])
+    made |= dict(mix=options.get('mix', 0.)) | chosen['guidance_options'] | options
+    made |= {k: n.about['checkpoint_sha256'] for k, n in others.items() if n}
+    def guide(denoiser, w): return keep(rule(denoiser, w=w))
+    return guide, run, chosen['steps'] or (recipe.steps if recipe else 250), made
+
+# %% ../nbs/17_imagenet.ipynb #ce15978f
 def _classes(network, others):
     return max(n.num_classes for n in [network, *others.values()] if n)
 
 def _check_networks(network, others, guidance, w):
-    "Raise ValueError, in one sentence, unless these networks can work together."
+    "Raise ValueError, in one sentence, unless these networks and weights go together."
+    if len(set(w)) < len(w) or not w or not np.isfinite(w).all():
+        raise ValueError(f'w is {w}; give different finite numbers.')
     for what, other in others.items():
         if other and other.shape != network.shape:
             raise ValueError(f'{what} is for pictures of {other.shape}, the network for '
@@ -227,7 +244,7 @@ def _write_npz(folder):
     path = Path(folder)/'samples.npz'
     if not path.exists(): np.savez(path, np.ascontiguousarray(x.transpose(0, 2, 3, 1)), y)
 
-# %% ../nbs/17_imagenet.ipynb #c6e79678
+# %% ../nbs/17_imagenet.ipynb #4fb71750
 def evaluate_samples(
     samples: str,  # a folder of pictures, or of such folders, or .npz as guided-diffusion writes it
     data: str,  # the prepared set whose pictures are the reference, also for the classes
@@ -265,7 +282,7 @@ def evaluate_samples(
         records += there
     return records
 
-# %% ../nbs/17_imagenet.ipynb #6961d890
+# %% ../nbs/17_imagenet.ipynb #1cbd253d
 def _own(key): return f'{key}_own' if key in NUMBERS else key
 
 def _sample_sets(samples):
@@ -294,7 +311,7 @@ def _made(path):
     unknown = dict.fromkeys(('guidance', 'sampler', 'network', 'checkpoint_sha256'), 'unknown')
     return unknown | dict(w=0., p_uncond=0., T=0, mix=0., seed=0, network=path.stem), None
 
-# %% ../nbs/17_imagenet.ipynb #ac4a6e19
+# %% ../nbs/17_imagenet.ipynb #c5995a0a
 COMMANDS = dict(prepare=prepare, train=train_recipe, generate=generate_samples,
                 evaluate=evaluate_samples, cost=bill)
 cfg_prepare, cfg_train, cfg_generate, cfg_evaluate, cfg_cost = (

@@ -65,7 +65,7 @@ def area(
 
 CROPS = dict(dhariwal=dhariwal, area=area)
 
-# %% ../nbs/17_imagenet.ipynb #6ef2d73c
+# %% ../nbs/17_imagenet.ipynb #e8504955
 def prepare(
     source: str,  # a folder, an archive, an .npz, or module:function -> data set of your own
     out: str,  # where the prepared set goes
@@ -97,7 +97,7 @@ def prepare(
                 done.flush()
         return _finalize(out, request, names, _class_names(source, found.classes), skip_unreadable)
 
-# %% ../nbs/17_imagenet.ipynb #1c344e9e
+# %% ../nbs/17_imagenet.ipynb #1f96168d
 def _begin(out, request, labels):
     """Make the arrays of a set, last the one that says which pictures are done, or check that the
     work in the folder is this; return the numbers of the pictures that are missing."""
@@ -128,7 +128,7 @@ def _begin(out, request, labels):
         with atomic_write(out/f'{name}.npy') as f: np.save(f, array)
     return np.arange(len(labels))
 
-# %% ../nbs/17_imagenet.ipynb #73e3c62d
+# %% ../nbs/17_imagenet.ipynb #bcb9b87e
 def _map_images(rows, source, names, path, crop, workers):
     "What `_prepare_some` returns for each 256 pictures, in any order, with a bar."
     pieces = np.split(rows, range(256, len(rows), 256)) if len(rows) else []
@@ -170,6 +170,7 @@ def _prepare_some(rows, items, path, crop):
     x.flush()
     return ready, odd
 
+# %% ../nbs/17_imagenet.ipynb #69a87f22
 def _end_with_parent():
     "Let a worker end when the process that started it has gone, however it went."
     parent = parent_process()
@@ -178,7 +179,7 @@ def _end_with_parent():
         os._exit(1)
     threading.Thread(target=wait, daemon=True).start()
 
-# %% ../nbs/17_imagenet.ipynb #b998fa9c
+# %% ../nbs/17_imagenet.ipynb #0bf26c69
 def _finalize(out, request, names, classes, skip_unreadable):
     "Look whether all is there, write report.json, files.txt and last notes.json; return the notes."
     if (out/'kept.json').exists(): missing = set(read_json(out/'kept.json')['missing'])
@@ -214,7 +215,7 @@ def _odd(out, missing):
         odd.setdefault(what, set()).add(name)
     return {what: who for what, who in odd.items() if who}
 
-# %% ../nbs/17_imagenet.ipynb #d87322b0
+# %% ../nbs/17_imagenet.ipynb #b74625b2
 def _class_names(source, classes):
     """The name of each class, from the list that comes with ImageNet (LOC_synset_mapping.txt, or
     synset_words.txt) if it lies beside the pictures; else its number: a dict."""
@@ -248,6 +249,7 @@ def _finished(out, request):
 
 IMAGENET = 'ImageNet 2012, the whole training set'
 
+# %% ../nbs/17_imagenet.ipynb #0791c509
 def describe_set(
     counts,  # pictures of each class
 ):

@@ -38,11 +38,11 @@ from .training import (denoising_loss, sigmoid_weight, unweighted, velocity_weig
 from .unet import (ADM64, ADM128, CLASSIFIER64, CLASSIFIER128, DIGITS, UNet,
                               UNetClassifier, UNetConfig)
 
-# %% ../nbs/17_imagenet.ipynb #f4a429b6
+# %% ../nbs/17_imagenet.ipynb #24fa6d24
 NETWORKS = dict(unet=UNet, classifier=UNetClassifier)  # name -> (UNetConfig -> network)
 WEIGHTS = dict(unweighted=unweighted, velocity=velocity_weight, sigmoid=sigmoid_weight)
 
-# %% ../nbs/17_imagenet.ipynb #ded463b7
+# %% ../nbs/17_imagenet.ipynb #2a6c0039
 @dataclass(frozen=True)
 class Recipe:
     "What to train, how, and how to sample from it."
@@ -83,7 +83,7 @@ class Recipe:
             raise ValueError(f'head is {self.head!r}; choose eps or v.')
         return VHead(net) if self.head == 'v' else net
 
-# %% ../nbs/17_imagenet.ipynb #973fc494
+# %% ../nbs/17_imagenet.ipynb #bb2119cc
 _FAST = dict(bf16=True, channels_last=True, compile=True)
 _SHORT = dict(warmup_steps=50, ema_decay=(.995,), save_every=200, log_every=20)
 RECIPES = dict(
@@ -102,7 +102,7 @@ RECIPES = dict(
     digits=Recipe(DIGITS, TrainConfig(2500, 128, lr=2e-3, flip=False, **_SHORT),
                   sampler_options=dict(mix=.3), steps=32))
 
-# %% ../nbs/17_imagenet.ipynb #d0089231
+# %% ../nbs/17_imagenet.ipynb #92ab15a4
 CHOICES = {
     'clip': 'the gradient is clipped at norm 1, as in later code of the authors; ADM does not say',
     'warmup_steps': '1,000 steps of warming up, likewise',
@@ -118,7 +118,7 @@ CHOICES = {
     'reference': 'FID against the training set, prepared alike; the paper does not say',
     'labels': 'every class as often, in random order; guided-diffusion draws classes at random'}
 
-# %% ../nbs/17_imagenet.ipynb #7a325bdb
+# %% ../nbs/17_imagenet.ipynb #53ba23bf
 def train_recipe(
     recipe,  # a Recipe
     data: str,  # a prepared set
@@ -149,6 +149,7 @@ def train_recipe(
             if fid_images: hooks.append(_fid_hook(recipe, data, fid_images, place, features))
         return fit(out, net, loss_of(recipe), (x, y), config, about, hooks, lr)
 
+# %% ../nbs/17_imagenet.ipynb #eaddffb2
 def loss_of(
     recipe,  # a Recipe
 ):
@@ -161,7 +162,7 @@ def loss_of(
         return denoising_loss(denoiser, recipe.schedule, x, label, recipe.p_uncond, weight, note)
     return loss
 
-# %% ../nbs/17_imagenet.ipynb #d5cfaef5
+# %% ../nbs/17_imagenet.ipynb #02884893
 def _check_set(recipe, x, y, notes, data):
     "Raise ValueError, in one sentence, unless a set fits a recipe."
     c = recipe.network
@@ -193,7 +194,7 @@ def _fitted(recipe, config, device):
     peak = next((gpu.flops for known, gpu in GPUS.items() if known in name), 0.)
     return replace(config, peak_flops=peak)
 
-# %% ../nbs/17_imagenet.ipynb #87a9592b
+# %% ../nbs/17_imagenet.ipynb #839f17b3
 def _quick(recipe, denoiser, noise, label):
     "Pictures in 32 quick steps, whatever the recipe's own sampler is; (B, C, H, W)."
     c, levels = recipe.network, recipe.levels(32)
@@ -229,7 +230,7 @@ def _fid_hook(recipe, data, images, device, features):
         return rank_zero(lambda: dict(fid=evaluate(x, *measures(), None, 1)['fid']))
     return hook
 
-# %% ../nbs/17_imagenet.ipynb #68ddacad
+# %% ../nbs/17_imagenet.ipynb #013d7eb8
 def open_run(
     folder,  # of a run
     step=0,  # of the checkpoint; 0 for the newest that is valid

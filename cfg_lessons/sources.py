@@ -163,6 +163,7 @@ def _member(source, category, name, offset, member):
     size = member.size if member.isfile() else 0
     return ImageRef(category, name, str(source), offset + member.offset_data, size)
 
+# %% ../nbs/17_imagenet.ipynb #16b03ab5
 def _in_inner_archive(source, outer, one):
     "The pictures of one class in an archive of archives."
     category, found = Path(one.name).stem, False
@@ -174,7 +175,7 @@ def _in_inner_archive(source, outer, one):
             yield _member(source, category, name, one.offset_data, e)
     if not found: raise ValueError(f'{source} holds an empty {one.name}; fetch it again.')
 
-# %% ../nbs/17_imagenet.ipynb #3e03864f
+# %% ../nbs/17_imagenet.ipynb #fe766e48
 class Arrays:
     "Pictures in an array with labels: a source for `prepare`."
     def __init__(self,
@@ -218,7 +219,7 @@ class Dataset:
 
 def _names(numbers): return [f'{i:05}' for i in numbers]
 
-# %% ../nbs/17_imagenet.ipynb #d91fd8cb
+# %% ../nbs/17_imagenet.ipynb #9a919fc2
 class Parquet:
     "A folder of parquet files as Hugging Face stores pictures: a source for `prepare`."
     def __init__(self,
@@ -253,6 +254,7 @@ class Parquet:
 
     def __getitem__(self, i): return self.refs[i]
 
+# %% ../nbs/17_imagenet.ipynb #0e4f7538
 class ParquetRef(NamedTuple):
     "Where the bytes of a picture are."
     path: str  # of the file
@@ -270,7 +272,7 @@ def _row_group(path, group, column):
     import pyarrow.parquet as pq
     return pq.ParquetFile(path).read_row_group(group, [column])[column]
 
-# %% ../nbs/17_imagenet.ipynb #013949b7
+# %% ../nbs/17_imagenet.ipynb #7a3b0b76
 def resolve(
     name,  # an entry of the table, or module:name of the reader's own
     table,  # name -> thing
@@ -286,7 +288,7 @@ def resolve(
     except (ImportError, AttributeError, ValueError) as e:
         raise ValueError(f'{what} {name} cannot be found: {e}.') from None
 
-# %% ../nbs/17_imagenet.ipynb #4265c7fd
+# %% ../nbs/17_imagenet.ipynb #c0347535
 def open_source(
     source,  # a path, module:function, or a data set with (picture, class) for each number
     classes='',  # a text file with a class in each line, to take only those

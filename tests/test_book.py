@@ -142,7 +142,7 @@ def test_docstrings_and_parameters(path):
     for f in functions(path):
         if f.name.startswith('_') and f.name != '__init__': continue
         args = [a for a in f.args.posonlyargs + f.args.args + f.args.kwonlyargs if a.arg != 'self']
-        assert path.stem == 'imagenet' or len(args) <= 8, f'{path.name}: {f.name} has {len(args)} parameters'
+        assert path.stem in ('imagenet', 'generation', 'costs') or len(args) <= 8, f'{path.name}: {f.name} has {len(args)} parameters'
         if f.name == '__init__': continue
         for a in args: assert '  # ' in lines[a.lineno - 1], f'{path.name}: {f.name}: parameter {a.arg} has no comment'
 
