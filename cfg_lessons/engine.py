@@ -156,8 +156,7 @@ class TrainState:
         if config.channels_last and not config.fsdp: net.to(memory_format=torch.channels_last)
         if size > 1:  # all begin as rank 0 does
             for t in net.state_dict().values(): dist.broadcast(t, 0)
-        # First average, since that copies whole weights; then shard; AdamW holds the shards.
-        self.averages = {f'ema_{float(decay)}': EMA(net, decay) for decay in config.ema_decay}
+        self.averages = {f'ema_{float(d)}': EMA(net, d) for d in config.ema_decay}  # whole copies
         for one in (net, *(ema.net for ema in self.averages.values())):
             if config.fsdp and size > 1: shard(one)
         self.opt = SkipNonfinite(torch.optim.AdamW(net.parameters(), config.lr, fused=True,
@@ -170,8 +169,7 @@ class TrainState:
         for ema in self.averages.values(): ema.update()
 
     def tensors(self):
-        "Name -> tensor: net.*, opt.*, buffer.* (not in a state dict), ema_0.9999.* per average."
-        # A new optimizer gets its state here, zeros. All share memory with what they are of.
+        "Name -> tensor, in the memory of what it is of: net.*, opt.*, buffer.*, ema_0.9999.*."
         net, opt = get_state_dict(self.net, self.opt.opt, options=_FLAT)
         opt = {k: v for k, v in opt.items() if torch.is_tensor(v)}  # the rest is in the config
         parts = dict(net=net, opt=opt | dict(skipped=self.opt.skipped, in_a_row=self.opt.in_a_row))
@@ -184,7 +182,7 @@ class TrainState:
         step,  # its step
     ):
         "Take everything from a checkpoint. Raises ValueError if it is of another network."
-        read_tensors(path, self.tensors())  # fills network, optimizer and averages
+        read_tensors(path, self.tensors())  # which gives a new optimizer its state
         for ema in self.averages.values():
             ema.step = step
             for mine, theirs in zip(ema.net.buffers(), self.net.buffers()): mine.copy_(theirs)
