@@ -216,6 +216,7 @@ def generate(
     generate_from(folder, draw, labels, network.picture or network.shape, made,
                   network.decode, network.device, seed, batch_size)
 
+# %% ../nbs/14_engine.ipynb #5a0be7d4
 def balanced_labels(
     n,  # how many
     num_classes,  # how many classes; 0 for NULL alone
