@@ -64,13 +64,13 @@ answers: $(READY)  ## show how many exercises you have answered (ARGS=--restore 
 
 bench: $(READY)  ## time U-Net, training and samplers against other libraries (CHECKOUT=folder of openai/guided-diffusion adds that one)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,bench]'
-	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench.py forward training options samplers $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/bench forward training options samplers $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
 
 equivalence: $(READY)  ## compare our U-Net's answers and gradients with guided-diffusion's (CHECKOUT=folder of openai/guided-diffusion)
-	@$(BIN)/python tests/bench.py twin --checkout "$(CHECKOUT)" $(ARGS)
+	@$(BIN)/python tests/bench equivalence --checkout "$(CHECKOUT)" $(ARGS)
 
-gpu-check:  ## time and compare training and sampling on a graphics card, with the PyTorch that PYTHON has
-	@$(PYTHON) tests/bench.py engine ADM64 ADM128 $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
+gpu-check:  ## time and compare training and sampling on a GPU, with the PyTorch that PYTHON has
+	@$(PYTHON) tests/bench engine ADM64 ADM128 $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
 
 clean:  ## remove .venv and everything made by tools
 	rm -rf .venv build dist *.egg-info .pytest_cache

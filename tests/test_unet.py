@@ -6,43 +6,45 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import newest, probe, seeded_weights, some, twins
+from bench.equivalence import compared_shapes, probe, sample_numbers
+from bench.others import seeded_weights
+from bench.records import newest
 from cfg_lessons.unet import RELEASED, TableStep, UNet, UNetConfig, openai_levels, released
 
 RESULTS = Path(__file__).resolve().parent.parent/'data/results/bench'
-FULL = ['ADM-128', 'ADM-256', 'ADM-256, unconditional']  # too large for every test; `make twin` runs them
+FULL = ['ADM-128', 'ADM-256', 'ADM-256, unconditional']  # too large for every test; `make equivalence` runs them
 
 
 def test_the_comparison_on_record():
-    card = newest(RESULTS, 'twin')
-    assert set(card['cases']) == set(twins())
-    for name, case in card['cases'].items():
+    record = newest(RESULTS, 'equivalence')
+    assert set(record['cases']) == set(compared_shapes())
+    for name, case in record['cases'].items():
         assert case['same_names'] and max(case[k] for k in ('answer', 'gradient', 'parameter_gradients')) < 1e-5, name
-    assert card['tables_apart'] < 1e-6
+    assert record['tables_apart'] < 1e-6
 
 
-def test_cards_say_what_made_them():
-    "Each card of the bench names its commit, command and machine, and its ratios fit its times."
+def test_records_say_what_made_them():
+    "Each record of the bench names its commit, command and machine, and its ratios fit its times."
     for path in RESULTS.iterdir():
-        card = json.loads(path.read_text())
-        assert path.name.startswith(f'{card["bench"]}_{card["what"]}_')
-        assert card['machine'] and card['command'] and card['versions']['torch']
-        assert card['commit'] != 'unknown' and not card['commit'].endswith('+changes'), path.name
-        timed = [c for c in card['cases'].values() if 'median' in c]
+        record = json.loads(path.read_text())
+        assert path.name.startswith(f'{record["bench"]}_{record["what"]}_')
+        assert record['machine'] and record['command'] and record['versions']['torch']
+        assert record['commit'] != 'unknown' and not record['commit'].endswith('+changes'), path.name
+        timed = [c for c in record['cases'].values() if 'median' in c]
         for c in timed:
             assert c['ratio_low'] <= c['ratio'] <= c['ratio_high']
             assert .8 < c['ratio']*c['median']/timed[0]['median'] < 1.25, path.name
 
 
-@pytest.mark.parametrize('name', [n for n in twins() if n not in FULL])
+@pytest.mark.parametrize('name', [n for n in compared_shapes() if n not in FULL])
 def test_still_the_same_network(name):
     "The numbers that our network gave when it was compared, from seeded weights, ADM-64 at full size among them."
-    config, case = twins()[name], newest(RESULTS, 'twin')['cases'][name]
+    config, case = compared_shapes()[name], newest(RESULTS, 'equivalence')['cases'][name]
     net = seeded_weights(UNet(config)).eval()
     assert sum(p.numel() for p in net.parameters()) == case['parameters']
     answer, _, _ = probe(net.requires_grad_(name != 'ADM-64'), config, lambda net, *given: net(*given), case['batch'])
     stored = torch.tensor(case['numbers'])
-    assert (torch.tensor(some(answer)) - stored).abs().max() < 1e-5*stored.abs().max()
+    assert (torch.tensor(sample_numbers(answer)) - stored).abs().max() < 1e-5*stored.abs().max()
 
 
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])

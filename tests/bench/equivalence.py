@@ -1,0 +1,110 @@
+"Is our U-Net the network of guided-diffusion? Answers and gradients with the same weights."
+import importlib
+import sys
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from cfg_lessons.diffusion import NULL
+from cfg_lessons.networks import timestep
+from cfg_lessons.unet import ADM64, ADM128, ADM256, OPENAI, UNet, UNetConfig, openai_levels
+
+from .others import checkout, in_guided_diffusion, ask_ours, class_row, seeded_weights
+
+
+def compared_shapes():
+    "The shapes that are compared: OpenAI's at full size, and small ones with every option."
+    small = UNetConfig(side=24, width=32, mults=(1, 2, 3), blocks=2, attention=(12, 6),
+                       head_width=0, num_classes=7)
+    return {'ADM-64': replace(ADM64, dropout=0., **OPENAI), 'ADM-128': replace(ADM128, **OPENAI),
+            'ADM-256': replace(ADM256, **OPENAI),
+            'ADM-256, unconditional': replace(ADM256, num_classes=0, **OPENAI),
+            'four heads': small, 'legacy attention': replace(small, new_order=False),
+            'heads by width': replace(small, head_width=32),
+            'added embedding': replace(small, film=False, channels=1),
+            'plain resampling': replace(small, block_resampling=False, null_row=False),
+            'unconditional': replace(small, num_classes=0, side=20, attention=(10, 5)),
+            'learned variance': replace(small, **OPENAI)}
+
+
+def probe(
+    net,  # a network of this shape, ours or theirs
+    config,  # its shape, a UNetConfig
+    ask,  # (net, z, logsnr, label) -> answer
+    batch,  # pictures
+):
+    """The answer to seeded pictures, the gradient of its mean square by the pictures, and by each
+    parameter (by name)."""
+    stream = np.random.Generator(np.random.Philox(key=config.side))
+    shape = batch, config.channels, config.side, config.side
+    z = torch.from_numpy(stream.standard_normal(shape, dtype=np.float32)).requires_grad_()
+    label = torch.arange(batch) if config.num_classes else torch.full((batch,), NULL)
+    if config.null_row and batch > 1: label[-1] = NULL
+    answer = ask(net, z, torch.linspace(-2, 3, batch + 1)[1:], label)
+    answer.pow(2).mean().backward()
+    return answer.detach(), z.grad, {name: p.grad for name, p in net.named_parameters()}
+
+
+def sample_numbers(
+    answer,  # a tensor
+):
+    "Twenty-four of its numbers, from all over it, a list."
+    return answer.flatten()[::answer.numel()//24][:24].tolist()
+
+
+def relative_difference(
+    a,  # a tensor
+    b,  # another
+):
+    "Their largest difference, relative to the largest number of the first."
+    return ((a - b).abs().max()/a.abs().max()).item()
+
+
+def compare(
+    config,  # a UNetConfig
+    module,  # of guided-diffusion
+    batch,  # pictures
+):
+    "How far guided-diffusion's network and ours are apart, and some numbers of ours, a dict."
+    def gd(net, z, logsnr, label):
+        known = dict(y=class_row(label, config)) if config.num_classes else {}
+        return net(z, timestep(logsnr), **known)
+    theirs = seeded_weights(in_guided_diffusion(module, config)).eval()
+    answer, by_picture, wanted = probe(theirs, config, gd, batch)
+    names = list(theirs.state_dict())
+    del theirs
+    net = seeded_weights(UNet(config)).eval()
+    mine = probe(net, config, ask_ours, batch)
+    off = max((g - mine[2][k]).abs().max().item() for k, g in wanted.items())
+    return dict(parameters=sum(p.numel() for p in net.parameters()), batch=batch,
+                same_names=list(net.state_dict()) == names,
+                answer=relative_difference(answer, mine[0]),
+                gradient=relative_difference(by_picture, mine[1]),
+                parameter_gradients=off/max(g.abs().max().item() for g in wanted.values()),
+                numbers=sample_numbers(mine[0]))
+
+
+def schedule_difference(
+    path,  # folder of a checkout of guided-diffusion
+):
+    "The largest difference in log-SNR between its two tables of steps and ours."
+    checkout(path)
+    theirs, worst = importlib.import_module('guided_diffusion.gaussian_diffusion'), 0.
+    for schedule in ('cosine', 'linear'):
+        alpha2 = np.cumprod(1 - theirs.get_named_beta_schedule(schedule, 1000))
+        difference = np.log(alpha2/(1 - alpha2)) - openai_levels(schedule)
+        worst = max(worst, float(np.abs(difference).max()))
+    return worst
+
+
+def equivalence(
+    path,  # folder of a checkout of guided-diffusion
+):
+    "The comparison of answers with guided-diffusion: the facts of its record."
+    module, cases = checkout(path), {}
+    for name, config in compared_shapes().items():
+        cases[name] = compare(config, module, 1 if config.side > 64 else 2)
+        sys.stderr.write(f'{name}: {cases[name]["answer"]:.0e}\n')
+    return dict(bench='equivalence', what='answers', cases=cases,
+                tables_apart=schedule_difference(path))
