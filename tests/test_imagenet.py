@@ -40,6 +40,7 @@ from cfg_lessons.sources import decode, find_files
 from cfg_lessons.training import load, save
 from cfg_lessons.unet import OPENAI, UNet, UNetClassifier, UNetConfig, openai_levels
 from engine_worker import ends, start
+from rehearsal import rehearse
 from synthetic import HUES, KINDS, hues_of, scenes
 
 SMALL = UNetConfig(side=16, width=32, mults=(1, 2), blocks=1, attention=(8,), head_width=32, num_classes=3)
@@ -303,6 +304,16 @@ def test_generate_and_evaluate(small_set, small_run, tmp_path, capsys):
     with pytest.raises(ValueError, match='holds no pictures'): evaluate_samples(tmp_path/'none', small_set, device='cpu')
     other = prepare_again(small_set, tmp_path)
     with pytest.raises(ValueError, match="prepared by 'area'"): evaluate_samples(tmp_path/'samples', other, device='cpu')
+
+
+def test_the_rehearsal(tmp_path):
+    "`make rehearsal` with less of everything: all commands in a row, and nothing is made twice."
+    found = rehearse(tmp_path, RECIPE, KINDS[:3], (0., 1.), 72, 30)
+    assert [r['w'] for r in found] == [0., 1.] and all(r['n'] == 72 and r['fid_own'] > 0 for r in found)
+    hues = json.loads((tmp_path/'hues.json').read_text())
+    assert [sum(n) for n in hues.values()] == [90, 72, 72] and Image.open(tmp_path/'samples.png').size == (12*18, 2*18)
+    times = {p: p.stat().st_mtime_ns for p in tmp_path.glob('s*/**/*') if p.is_file()}
+    assert rehearse(tmp_path, RECIPE, KINDS[:3], (0., 1.), 72, 30) == found and all(p.stat().st_mtime_ns == t for p, t in times.items())
 
 
 def prepare_again(small_set, tmp_path):
