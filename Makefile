@@ -38,7 +38,7 @@ latency: $(READY)  ## time the guidance picture from key press to screen in a re
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/test_browser.py
 
 doctor: $(READY)  ## check the environment, one line a check, with the cure
-	@$(BIN)/python -c 'import sys; from cfg_lessons.doctor import main; sys.exit(main())'
+	@$(BIN)/python -c 'import sys; from cfg_lessons.settings import doctor; sys.exit(doctor())'
 
 export: $(READY)  ## write cfg_lessons/*.py from the notebooks
 	@$(BIN)/nbdev-export

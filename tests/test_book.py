@@ -16,8 +16,8 @@ MODULES = sorted(p for p in (ROOT/'cfg_lessons').glob('*.py') if not p.name.star
 CHAPTERS = [p for p in NOTEBOOKS if re.match(r'[01]\d_', p.name)]
 
 # Which modules of the book each module may import. The roof may import all and is imported by none;
-# plotting, lab and doctor are for notebooks and commands alone.
-FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), doctor={'settings'},
+# plotting and lab are for notebooks and commands alone.
+FLOORS = dict(diffusion=set(), settings=set(), plotting=set(),
               unet={'diffusion', 'networks'}, imagenet=None)
 FLOORS |= dict(sources=set(), preparation={'checkpoints', 'images', 'metrics', 'sources', 'training'}, costs={'networks', 'parallel', 'unet'})
 FLOORS |= dict(features={'images', 'metrics', 'training'}, commands={'recipes'})
@@ -35,7 +35,7 @@ FLOORS |= dict(engine={'images', 'networks', 'training', 'parallel', 'checkpoint
 FLOORS |= dict(generation={'diffusion', 'images', 'sampling', 'training', 'checkpoints'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little
 HEAVY = {'torch_fidelity', 'torchvision', 'fastcore', 'tyro', 'pyarrow', 'sklearn', 'ipywidgets', 'matplotlib', 'IPython', 'nbdev'}
-FOR_NOTEBOOKS = {'plotting', 'lab', 'doctor'}
+FOR_NOTEBOOKS = {'plotting', 'lab'}
 
 
 def cells(path, kind='code'):

@@ -131,9 +131,9 @@ def test_readme_and_index_name_every_chapter():
 
 
 def test_doctor():
-    done = python('import sys; from cfg_lessons.doctor import main; sys.exit(main())')
+    done = python('import sys; from cfg_lessons.settings import doctor; sys.exit(doctor())')
     assert done.returncode == 0, done.stdout
-    sick = python('import sys; from cfg_lessons.doctor import main; sys.exit(main())', CFG_LESSONS_DEVICE='abacus')
+    sick = python('import sys; from cfg_lessons.settings import doctor; sys.exit(doctor())', CFG_LESSONS_DEVICE='abacus')
     assert sick.returncode == 1 and 'FAIL' in sick.stdout and 'abacus' in sick.stdout
 
 
