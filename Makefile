@@ -60,7 +60,7 @@ results: $(READY)  ## make the metric cards of the digits that are not stored ye
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/13_beyond.ipynb
 
 answers: $(READY)  ## show how many exercises you have answered (ARGS=--restore puts your answers back after an update)
-	@$(BIN)/python -c 'from cfg_lessons.lab import answers; import sys; answers(sys.argv[1:])' $(ARGS)
+	@$(BIN)/python -c 'from cfg_lessons.exercises import answers; import sys; answers(sys.argv[1:])' $(ARGS)
 
 bench: $(READY)  ## time U-Net, training and samplers against other libraries (CHECKOUT=folder of openai/guided-diffusion adds that one)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,bench]'

@@ -16,8 +16,8 @@ MODULES = sorted(p for p in (ROOT/'cfg_lessons').glob('*.py') if not p.name.star
 CHAPTERS = [p for p in NOTEBOOKS if re.match(r'[01]\d_', p.name)]
 
 # Which modules of the book each module may import. The roof may import all and is imported by none;
-# plotting and lab are for notebooks and commands alone.
-FLOORS = dict(diffusion=set(), settings=set(), plotting=set(),
+# plotting, lab and exercises are for notebooks and commands alone.
+FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), exercises={'plotting', 'settings', 'training'},
               unet={'diffusion', 'networks'}, imagenet=None)
 FLOORS |= dict(sources=set(), preparation={'checkpoints', 'images', 'metrics', 'sources', 'training'}, costs={'networks', 'parallel', 'unet'})
 FLOORS |= dict(features={'images', 'metrics', 'training'}, commands={'recipes'})
@@ -27,7 +27,7 @@ FLOORS |= dict(classifier_guidance={'diffusion', 'networks'}, classifier_free={'
 FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training'], {'diffusion'})
 FLOORS |= dict.fromkeys(['metrics', 'images'], {'diffusion', 'training'})  # training has the writer of whole files
 FLOORS |= dict(beyond={'diffusion', 'classifier_free', 'classifier_guidance', 'networks', 'unet'})
-FLOORS |= dict(lab={'diffusion', 'mixtures', 'sampling', 'classifier_free', 'classifier_guidance', 'metrics', 'plotting', 'settings', 'training'})
+FLOORS |= dict(lab={'diffusion', 'mixtures', 'sampling', 'classifier_free', 'classifier_guidance', 'metrics', 'plotting'})
 FLOORS |= dict(tilting={'diffusion', 'classifier_free', 'classifier_guidance', 'sampling'})
 FLOORS |= dict(parallel={'training'}, checkpoints={'training', 'parallel'})
 FLOORS |= dict(logs={'images', 'metrics', 'parallel', 'sampling', 'training'})
@@ -35,7 +35,7 @@ FLOORS |= dict(engine={'images', 'networks', 'training', 'parallel', 'checkpoint
 FLOORS |= dict(generation={'diffusion', 'images', 'sampling', 'training', 'checkpoints'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little
 HEAVY = {'torch_fidelity', 'torchvision', 'fastcore', 'tyro', 'pyarrow', 'sklearn', 'ipywidgets', 'matplotlib', 'IPython', 'nbdev'}
-FOR_NOTEBOOKS = {'plotting', 'lab'}
+FOR_NOTEBOOKS = {'plotting', 'lab', 'exercises'}
 
 
 def cells(path, kind='code'):
@@ -91,7 +91,7 @@ def test_floors(path):
     assert path.stem in FLOORS, f'{path.name} has no floor: add it to FLOORS in {Path(__file__).name}'
     allowed = FLOORS[path.stem]
     if allowed is not None: assert own <= allowed, f'{path.name} imports {own - allowed}; it may import {allowed}'
-    assert path.stem == 'lab' or not own & (FOR_NOTEBOOKS | {'imagenet'}), f'{path.name} imports {own & FOR_NOTEBOOKS}, which is for notebooks'
+    assert path.stem in ('lab', 'exercises') or not own & (FOR_NOTEBOOKS | {'imagenet'}), f'{path.name} imports {own & FOR_NOTEBOOKS}, which is for notebooks'
     if path.stem in OUTSIDE: assert other <= OUTSIDE[path.stem], f'{path.name} imports {other - OUTSIDE[path.stem]}'
     if path.stem not in FOR_NOTEBOOKS: assert not other & HEAVY, f'{path.name} imports {other & HEAVY} at its top'
 
@@ -228,8 +228,8 @@ def test_exercises(path):
         assert c['metadata']['jupyter']['source_hidden'], f'{path.name}: solution {number} is not folded'
         first = source(c).splitlines()[0]  # what a folded cell shows, so it must not give the answer away
         assert first == f'# Solution {number}', f'{path.name}: solution {number} begins with {first!r}'
-        proof = ast.parse(source(c)).body[-1].value  # the last line is settle(check, solution, {words: mistake, ...})
-        assert getattr(proof.func, 'id', '') == 'settle', f'{path.name}: solution {number} does not end with settle(...)'
+        proof = ast.parse(source(c)).body[-1].value  # the last line is check_solution(check, solution, {words: mistake, ...})
+        assert getattr(proof.func, 'id', '') == 'check_solution', f'{path.name}: solution {number} does not end with check_solution(...)'
         assert len(proof.args[2].keys) >= 2, f'{path.name}: the check of {number} is tried on fewer than two mistakes'
     statements = {n: source(c) for c in cells(path, 'markdown') for n in re.findall(r'^\*\*(\d+\.\d) \(', source(c), re.M)}
     for number, text in statements.items():
@@ -263,7 +263,7 @@ def test_contrast():
     def luminance(color):
         return sum(k*(v/12.92 if v <= .04045 else ((v + .055)/1.055)**2.4) for k, v in zip((.2126, .7152, .0722), to_rgb(color)))
     on_white = lambda color: 1.05/(luminance(color) + .05)
-    words = re.findall(r"'(#[0-9A-F]{6})'", (ROOT/'cfg_lessons'/'lab.py').read_text())
+    words = re.findall(r"'(#[0-9A-F]{6})'", (ROOT/'cfg_lessons'/'exercises.py').read_text())
     assert len(words) >= 3 and all(on_white(c) >= 4.5 for c in words), [(c, on_white(c)) for c in words]
     assert all(on_white(c) >= 3 for c in (*PALETTE[:4], *PALETTE[6:])) and all(on_white(c) >= 2 for c in PALETTE), [on_white(c) for c in PALETTE]
     assert len(set(MARKERS)) == len(PALETTE) == 8
