@@ -77,7 +77,7 @@ def _grade(check, answer):
         return _Verdict('open', 'Not answered yet: replace the last line and run this cell again.')
     except Exception as e: wrong = f'It stops with {type(e).__name__}: {e}'
     if not wrong and _holds_nan(returned):
-        wrong = 'There is a nan in it, which passes for anything.'
+        wrong = 'There is a NaN in it, which passes for anything.'
     return _Verdict('wrong', wrong) if wrong else _Verdict('right', 'Right.')
 
 # %% ../nbs/92_exercises.ipynb #764b7677
