@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
 
-from .parallel import rank_and_size, rank_zero
+from .parallel import any_rank, rank_and_size, rank_zero
 from .training import _state_dict_mismatch, atomic_write
 
 warnings.filterwarnings('ignore', 'torch.distributed is disabled')  # one process is no mistake
@@ -50,8 +50,8 @@ class CheckpointWriter:
         "Begin to write a checkpoint, unless that of this step exists."
         self.wait()
         path = self.folder/'checkpoints'/f'step_{manifest["step"]:09}'
-        part = path.with_suffix('.part')
-        if rank_zero(lambda: _clear(part) or path.exists()): return
+        part = rank_zero(lambda: None if path.exists() else _part(path))
+        if part is None: return
         tensors = {name: tensors[name].contiguous() for name in sorted(tensors)}
         writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
         written = dcp.async_save(tensors, storage_writer=writer, process_group=self.group,
@@ -112,14 +112,13 @@ def _flush_folder(path):
 
 def _prune(folder, keep):
     "Remove all but the newest checkpoints, and what an interrupted writing or removing left."
-    for path in checkpoints(folder)[keep:] if keep else (): path.rename(path.with_suffix('.part'))
+    for path in checkpoints(folder)[keep:] if keep else (): path.rename(_part(path))
     for path in (folder/'checkpoints').glob('*.part'): _remove(path)
 
 # %% ../nbs/14_engine.ipynb #a859b76d
-def _clear(path):
-    "Take away what has a name. Raises OSError, in one sentence, if that cannot be done."
-    _remove(path)
-    if os.path.lexists(path): raise OSError(f'{path} is in the way and cannot be removed.')
+def _part(path):
+    "A name of its own for what is not yet or no longer a checkpoint: nothing older is in its way."
+    return path.with_name(f'{path.name}_{time.time_ns()}.part')
 
 def _remove(path):
     "Take away a folder, or whatever else has its name, as far as that can be done."
@@ -283,5 +282,8 @@ def locked(
                              'give another folder.') from None
         except OSError as e: raise OSError(f'{folder} cannot be worked in: {e}.') from None
     rank_zero(take)
-    try: yield
+    try:
+        if any_rank(not (Path(folder)/'.lock').exists())[0]:
+            raise ValueError(f'Not every rank sees {folder}; it must be on a disk that all share.')
+        yield
     finally: lock.release()

@@ -371,6 +371,26 @@ def test_one_of_two_ranks_dies(tmp_path):
     assert apart(tmp_path/'whole', tmp_path/'again') == 0
 
 
+def test_what_the_disk_does_not_let_go_is_not_taken_in(straight, tmp_path, monkeypatch):
+    "Folders that cannot be removed: no file of theirs is in a checkpoint, and they stop nothing."
+    monkeypatch.setattr('cfg_lessons.checkpoints.rmtree', lambda *_, **__: None)
+    for step in (3, 6):
+        (tmp_path/'checkpoints'/f'step_{step:09}.part').mkdir(parents=True)
+        (tmp_path/'checkpoints'/f'step_{step:09}.part'/'shard-00002-old.safetensors').touch()
+    run(tmp_path, dict(steps=6))
+    assert [len(list(p.iterdir())) for p in checkpoints(tmp_path)] == [3, 3]
+    for step in (3, 6): (tmp_path/'checkpoints'/f'step_{step:09}.part'/'x').mkdir(parents=True, exist_ok=True)
+    assert run(tmp_path, dict(keep=1)) == 'done' and apart(straight, tmp_path) == 0
+
+
+def test_ranks_that_share_no_disk_are_told_so(tmp_path, capfd):
+    "Each would write its part of a checkpoint to a disk of its own, and none could be read again."
+    def apart(): run(tmp_path/os.environ['RANK'])
+    assert ends(start(2, apart)) == [1, 1]
+    assert 'it must be on a disk that all share' in capfd.readouterr().err
+    assert not checkpoints(tmp_path/'0')
+
+
 def test_a_second_job_is_refused_and_changes_nothing(tmp_path):
     "And when the first is gone, even by kill -9, the folder is free."
     pid, = start(1, run, tmp_path, dict(steps=1000), at={'each': 'slow'})
