@@ -226,9 +226,10 @@ def network(make='UNet', *step, **changes):
 
 def fit(watch, folder, make='UNet', hooks=(), **changes):
     "Train a small network; what is wrong with how that was done."
-    from cfg_lessons import engine, imagenet, unet
+    from cfg_lessons import engine, recipes
     options = dict(steps=STEPS, batch_size=4, log_every=STEPS, bf16=True, channels_last=True)
-    loss, states = partial(imagenet.loss_of, getattr(unet, make), .1), []
+    kind = 'classifier' if make == 'UNetClassifier' else 'unet'
+    loss, states = recipes.loss_of(recipes.Recipe(None, None, kind)), []
     class Kept(engine.TrainState):
         def __init__(self, *args):
             super().__init__(*args)
@@ -276,10 +277,10 @@ def draw_all(folder, only, draws):
 
 def train(watch, folder):
     "Train with hooks and in microbatches, the data on the GPU."
-    from cfg_lessons import imagenet, logs, unet
+    from cfg_lessons import logs, recipes
     from cfg_lessons.classifier_free import classifier_free
     def draw(net, noise, label): return drawing(watch, classifier_free(net, 1.))(noise, label)
-    hooks = (logs.validation_loss(partial(imagenet.loss_of, unet.UNet, .1), *DATA, 2),
+    hooks = (logs.validation_loss(recipes.loss_of(recipes.Recipe(None, None)), *DATA, 2),
              logs.sample_grid(folder, draw, torch.arange(4, device='cuda')))
     return fit(watch, folder, hooks=hooks, microbatch=2)
 
@@ -334,18 +335,16 @@ def guide(watch, folder, only=''):
 
 def recipe(watch, folder):
     "Train by recipes, and draw pictures with what was trained."
-    from cfg_lessons import engine, imagenet, images
+    from cfg_lessons import engine, imagenet, images, recipes
     os.environ['LOCAL_RANK'] = '3'
     images.save_images(folder/'set', *DATA)
     how, config = engine.TrainConfig(STEPS, 4, log_every=STEPS), network().config
-    make = imagenet.UNetClassifier
-    both = dict(net=imagenet.Recipe(config, how), classifier=imagenet.Recipe(config, how, make))
-    with mock.patch.dict(imagenet.RECIPES, both):
-        for name in both:
-            imagenet.train_recipe(name, folder/'set', folder/name, device='cuda')
-    for name in '', folder/'classifier':
-        imagenet.generate_samples(folder/'net', folder/f'by {name and "classifier"}', '1', 4, 3,
-                                  classifier=name, device='cuda')
+    for name, kind in (('net', 'unet'), ('classifier', 'classifier')):
+        recipe = recipes.Recipe(config, how, kind)
+        recipes.train_recipe(recipe, folder/'set', folder/name, device='cuda')
+    for guidance, judge in (('classifier_free', ''), ('classifier', folder/'classifier')):
+        imagenet.generate_samples(folder/'net', folder/f'by {guidance}', (1.,), 4, guidance,
+                                  classifier=judge, steps=3, device='cuda')
     watch.rounds += 2 + 2*3
 
 
@@ -498,8 +497,8 @@ FAULTS = {
     for logsnr, logsnr_next in pairwise(logsnrs):""", """check_levels(logsnrs)
     for logsnr, logsnr_next in pairwise(level.to(z) for level in logsnrs):""", 'copies in sample'),
     'levels checked at each step': Fault(
-        'draw ddim', 'sampling', 'z = step(denoiser, z, logsnr.expand',
-        'if logsnr < logsnr_next: z = step(denoiser, z, logsnr.expand', 'waits in sample'),
+        'draw ddim', 'sampling', 'z = step(denoiser, z, here, there',
+        'if logsnr < logsnr_next: z = step(denoiser, z, here, there', 'waits in sample'),
     'a table of steps on the CPU': Fault(
         'draw ddim', 'unet', 'self.table = self.exact.to(self.table.device)',
         'self.table = self.exact', APART),
@@ -512,18 +511,19 @@ FAULTS = {
         'guide other', 'beyond', 'torch.randint_like(label, num_classes)',
         'torch.randint(num_classes, label.shape)', APART),
     'labels of the grid on the CPU': Fault(
-        'recipe', 'imagenet', 'torch.arange(20, device=device)', 'torch.arange(20)', APART),
+        'recipe', 'recipes', 'recipe.network.num_classes)).to(device)',
+        'recipe.network.num_classes))', APART),
     'a network to draw with on the CPU': Fault(
-        'recipe', 'imagenet', 'net = net.to(device).eval()', 'net = net.eval()', APART),
+        'recipe', 'recipes', 'return net.to(device).eval()', 'return net.eval()', APART),
     'the tops of all pictures asked for at each step': Fault(
-        'guide thresholded', 'beyond', 'per_example(wide.quantile(percentile, 1).clamp(min=1)',
-        'per_example(wide.quantile(percentile, 1).clamp(min=wide.min().item())',
+        'guide thresholded', 'beyond', 'expand_like(wide.quantile(percentile, 1).clamp(min=1)',
+        'expand_like(wide.quantile(percentile, 1).clamp(min=wide.min().item())',
         'waits in thresholded.f'),
 }
 
 
 SLOW = ('tensorboard', 'torch.utils.tensorboard', 'cfg_lessons.beyond', 'cfg_lessons.generation',
-        'cfg_lessons.imagenet')
+        'cfg_lessons.imagenet', 'cfg_lessons.recipes')
 
 
 def plant(fault):
