@@ -36,10 +36,10 @@ WAITS = {
     '_check_nonfinite': (1, 'whether to give up, at a line of the log'),
     'validation_loss.hook': (1, 'one number, at a checkpoint'),
     'sample_grid.hook': (1, 'the pictures, at a checkpoint'),
-    '_draw': (1, 'the finished pictures, to be written'),
+    'generate_from': (1, 'the finished pictures, to be written'),
     'to_uint8': (1, 'whether finished pictures have NaN'),
     'check_levels': (2, 'whether the levels rise, before the first step'),
-    'multistep': (1, 'whether the last level is infinite, before the first step'),
+    'dpmpp_2m': (1, 'whether the last level is infinite, before the first step'),
     'check_classifier': (1, 'whether a classifier hears the noise level, at its first call'),
     'scheduled.f': (STEPS, 'whether any weight is not 0, which saves an evaluation'),
     'zero_star.f': (STEPS, 'whether all stand still, which saves two evaluations'),
@@ -48,20 +48,20 @@ WAITS = {
 COPIES = {
     'Metrics.__init__': (2, 'eight numbers, once a training'),
     'cache_on_device': (1, 'the whole set, once a training'),
-    'flipped': (2*STEPS, 'a byte a picture, non_blocking'),
+    'random_flip': (2*STEPS, 'a byte a picture, non_blocking'),
     'read_tensors': (math.inf, 'a checkpoint, once a training'),
     'validation_loss.hook': (8, 'held-out pictures, at a checkpoint'),
-    'seeded.noise': (1 + STEPS, 'noise from NumPy, non_blocking'),
-    '_draw': (1, 'the labels of a batch of pictures'),
+    'per_example_noise.noise': (1 + STEPS, 'noise from NumPy, non_blocking'),
+    'generate_from': (1, 'the labels of a batch of pictures'),
     'train_recipe': (math.inf, 'the network, once a training'),
     'source_of': (math.inf, 'a network, before it draws'),
     'TableStep._apply': (math.inf, 'the table, where a network is moved'),
     'sample': (1, 'the levels, before the first step'),
-    'multistep': (1, 'the levels, before the first step'),
+    'dpmpp_2m': (1, 'the levels, before the first step'),
     'outside': (math.inf, 'what a user makes'),
 }
 # Truths on the GPU that the host is told; all others are true, and all numbers 0
-UNTRUE = {'to_uint8', 'zero_star.f', 'multistep'}
+UNTRUE = {'to_uint8', 'zero_star.f', 'dpmpp_2m'}
 
 
 # The GPU
@@ -433,10 +433,10 @@ FAULTS = {
         'resume', 'engine', 'read_tensors(path, self.tensors())',
         'read_tensors(path, {k: t.cpu() for k, t in self.tensors().items()})', 'into copies'),
     'batches not from pinned memory': Fault(
-        'classify', 'images', 't = t.pin_memory()', 't = t.contiguous()', 'copies in sent'),
+        'classify', 'images', 't = t.pin_memory()', 't = t.contiguous()', 'copies in to_device'),
     'batches that the host waits for': Fault(
         'classify', 'images', 'return t.to(device, non_blocking=True)', 'return t.to(device)',
-        'copies in sent'),
+        'copies in to_device'),
     'batches left on the CPU': Fault(
         'classify', 'engine', 'config.seed, start, device, **share', 'config.seed, start, **share',
         APART),
