@@ -205,7 +205,7 @@ def _quick(recipe, denoiser, noise, label):
 def _sample_hook(recipe, out, device):
     "A hook for `fit` that draws a few guided pictures."
     def draw(net, noise, label): return _quick(recipe, classifier_free(net, 1.), noise, label)
-    labels = torch.from_numpy(np.arange(20) % max(1, recipe.network.num_classes)).to(device)
+    labels = torch.arange(20, device=device) % max(1, recipe.network.num_classes)
     return sample_grid(out, draw, labels)
 
 def _fid_hook(recipe, data, images, device, features):

@@ -54,7 +54,7 @@ COPIES = {
     'per_example_noise.noise': (1 + STEPS, 'noise from NumPy, non_blocking'),
     'generate_from': (1, 'the labels of a batch of pictures'),
     'train_recipe': (math.inf, 'the network, once a training'),
-    'source_of': (math.inf, 'a network, before it draws'),
+    'open_run': (math.inf, 'a network, before it draws'),
     'TableStep._apply': (math.inf, 'the table, where a network is moved'),
     'sample': (1, 'the levels, before the first step'),
     'dpmpp_2m': (1, 'the levels, before the first step'),
@@ -511,8 +511,7 @@ FAULTS = {
         'guide other', 'beyond', 'torch.randint_like(label, num_classes)',
         'torch.randint(num_classes, label.shape)', APART),
     'labels of the grid on the CPU': Fault(
-        'recipe', 'recipes', 'recipe.network.num_classes)).to(device)',
-        'recipe.network.num_classes))', APART),
+        'recipe', 'recipes', 'torch.arange(20, device=device)', 'torch.arange(20)', APART),
     'a network to draw with on the CPU': Fault(
         'recipe', 'recipes', 'return net.to(device).eval()', 'return net.eval()', APART),
     'the tops of all pictures asked for at each step': Fault(
