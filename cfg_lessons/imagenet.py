@@ -23,15 +23,15 @@ from .beyond import (apg, cfg_plus_plus, cosine_weight, interval, linear_weight,
 from .checkpoints import check_whole
 from .classifier_free import batched_cfg, classifier_free, extrapolate, unconditional
 from .classifier_guidance import classifier_guided
-from .commands import NUMBERS, command
+from .commands import command
 from .costs import bill
-from .features import dataset_name, extractor_for, reference_of
+from .features import extractor_for, reference_of
 from .generation import Network, balanced_labels, generate
 from .images import open_images
-from .metrics import (evaluate, load_reference, open_pictures, read_cards, sha256,
-                                 write_card)
+from .metrics import (NUMBERS, evaluate, load_reference, open_pictures, read_cards,
+                                 sha256, write_card)
 from .parallel import process_group
-from .preparation import prepare
+from .preparation import dataset_name, prepare
 from .recipes import open_run, train_recipe
 from .sampling import ancestral, clipped, ddim, dpmpp_2m, heun, sample
 from .settings import resolve_device, settings
@@ -260,8 +260,8 @@ def evaluate_samples(
     device, (x, _, notes) = resolve_device(device), open_images(data)
     if 'images_sha256' not in notes:
         raise ValueError(f'{data} was not made by prepare; nobody knows how it was prepared.')
-    found = _sample_sets(samples)
-    for path in found: _check_samples(path, x, data, notes)
+    found = {path: open_pictures(path) for path in _sample_sets(samples)}
+    for path, pictures in found.items(): _check_samples(path, pictures, x, data, notes)
     features = '' if features == 'own' else features or str(settings().inception or '')
     if not features:
         sys.stderr.write('No Inception weights are named: a classifier of the set measures, and '
@@ -269,14 +269,15 @@ def evaluate_samples(
     extract, name = extractor_for(features, data, device), dataset_name(data)
     compared = load_reference(reference, extract) if reference else reference_of(data, extract)
     results, records = Path(results or f'data/results/{name}'), []
-    for path in tqdm(found, disable=None):
+    for path, pictures in tqdm(found.items(), disable=None):
         facts, labels = _made(path)
-        facts |= dict(dataset=name, splits=splits, reference_sha256=compared.sha256,
+        facts |= dict(dataset=name, n=len(pictures), splits=splits,
+                      reference_sha256=compared.sha256,
                       extractor_sha256=extract.identity[2], command='cfg-evaluate SAMPLES DATA')
         there = [r for r in read_cards(results) if facts.items() <= r.items()]
-        if not there:
+        if not there or 'trained_on' not in facts:  # nobody knows how they were made
             label = None if features or labels is None else torch.from_numpy(labels)
-            numbers = evaluate(open_pictures(path), compared, extract, label, splits)
+            numbers = evaluate(pictures, compared, extract, label, splits)
             if not features: numbers = {_own(k): v for k, v in numbers.items()}
             there = [json.loads(write_card(results, facts | numbers).read_text())]
         records += there
@@ -293,9 +294,8 @@ def _sample_sets(samples):
     if samples.suffix == '.npz' or samples.is_dir(): return [samples]
     raise ValueError(f'{samples} holds no pictures; generate samples first.')
 
-def _check_samples(path, x, data, notes):
+def _check_samples(path, pictures, x, data, notes):
     "Raise ValueError, in one sentence, for pictures that cannot be compared with a set."
-    pictures = open_pictures(path)
     if pictures.shape[1:] != x.shape[1:]:
         raise ValueError(f'{path} has pictures of {pictures.shape[1:]}, {data} of {x.shape[1:]}.')
     trained_on = _made(path)[0].get('trained_on', notes['preparation'])

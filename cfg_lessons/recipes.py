@@ -135,7 +135,8 @@ def train_recipe(
     _check_set(recipe, x, y, notes, data)
     about = asdict(recipe) | dict(preparation=notes.get('preparation', ''),
                                   class_names=notes.get('class_names', []))
-    config, lr = about.pop('train') and recipe.train, None
+    del about['train']  # the engine notes it
+    config, lr = recipe.train, None
     if recipe.anneal:
         about |= dict(falls_to_zero_at=config.steps)
         lr = _annealed(config)
@@ -247,7 +248,8 @@ def open_run(
     shape = {k: tuple(v) if isinstance(v, list) else v for k, v in about['network'].items()}
     known = {k: v for k, v in about.items() if k in Recipe.__dataclass_fields__}
     known |= dict(network=UNetConfig(**shape), train=TrainConfig(**lists))
-    recipe, net = Recipe(**known), Recipe(**known).build()
+    recipe = Recipe(**known)
+    net = recipe.build()
     decay = decay or config['ema_decay'][0]
     if decay not in config['ema_decay']:
         raise ValueError(f'{folder} has averages of decay {config["ema_decay"]}, none of {decay}.')

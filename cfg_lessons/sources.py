@@ -223,13 +223,13 @@ def _names(numbers): return [f'{i:05}' for i in numbers]
 class Parquet:
     "A folder of parquet files as Hugging Face stores pictures: a source for `prepare`."
     def __init__(self,
-        folder,  # with .parquet files that have a column of pictures and one of labels
-        pattern='*train*.parquet',  # which files; all if none is named so
+        folder,  # with .parquet files, in it or in its folder data; of train, if some say so
     ):
-        import pyarrow.parquet as pq
-        paths = sorted(Path(folder).rglob(pattern)) or sorted(Path(folder).rglob('*.parquet'))
+        try: import pyarrow.parquet as pq
+        except ImportError:
+            raise ValueError('Parquet files need pyarrow: pip install pyarrow.') from None
         self.refs, labels = [], []
-        for path in paths:
+        for path in _parquet_files(folder):
             file = pq.ParquetFile(path)
             self.image, self.label = self._columns(path, file.schema_arrow)
             for group in range(file.num_row_groups):
@@ -267,6 +267,12 @@ class ParquetRef(NamedTuple):
         cell = _row_group(*self[:3])[self.row].as_py()
         return cell['bytes'] if isinstance(cell, dict) else cell
 
+def _parquet_files(folder):
+    "The parquet files of a folder, or of its folder data; those of train, if some say so."
+    paths = [*Path(folder).glob('*.parquet'), *Path(folder).glob('data/*.parquet')]
+    train = [p for p in paths if 'train' in p.name]
+    return sorted(train or paths)
+
 @lru_cache(2)
 def _row_group(path, group, column):
     import pyarrow.parquet as pq
@@ -298,7 +304,7 @@ def open_source(
     if ':' in str(source) and not os.path.exists(source): source = resolve(source, {}, 'source')()
     if not isinstance(source, str | os.PathLike): found = Dataset(source)
     elif Path(source).suffix == '.npz': found = Arrays(source)
-    elif Path(source).is_dir() and any(Path(source).rglob('*.parquet')): found = Parquet(source)
+    elif _parquet_files(source): found = Parquet(source)
     else: found = find_files(source)
     return _Subset(found, classes) if classes else found
 

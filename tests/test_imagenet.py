@@ -32,7 +32,7 @@ from cfg_lessons.generation import balanced_labels
 from cfg_lessons.images import open_images, to_uint8
 from cfg_lessons.imagenet import evaluate_samples, generate_samples, open_network
 from cfg_lessons.logs import read_log
-from cfg_lessons.metrics import evaluate
+from cfg_lessons.metrics import curve, evaluate, read_cards
 from cfg_lessons.preparation import area, dhariwal, prepare
 from cfg_lessons.recipes import RECIPES, Recipe, open_run, train_recipe
 from cfg_lessons.sampling import ancestral, clipped, ddim, dpmpp_2m, final, heun, per_example_noise, sample
@@ -301,6 +301,8 @@ def test_generate_and_evaluate(small_set, small_run, tmp_path, capsys):
     again = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'again', features='own', splits=1, device='cpu')
     assert [r['fid_own'] for r in again] == [r['fid_own'] for r in records]
     assert evaluate_samples(tmp_path/'samples', small_set, tmp_path/'records', features='own', splits=1, device='cpu') == records
+    line = curve(read_cards(tmp_path/'records'), 'fid_own')
+    assert line.x.tolist() == [0., 2.] and line.mean.tolist() == [r['fid_own'] for r in records]
     with pytest.raises(ValueError, match='holds no pictures'): evaluate_samples(tmp_path/'none', small_set, device='cpu')
     other = prepare_again(small_set, tmp_path)
     with pytest.raises(ValueError, match="prepared by 'area'"): evaluate_samples(tmp_path/'samples', other, device='cpu')
@@ -332,6 +334,10 @@ def test_npz_of_guided_diffusion_goes_out_and_comes_in(small_set, small_run, tmp
     own, = evaluate_samples(made, small_set, tmp_path/'a', features='own', splits=1, device='cpu')
     theirs, = evaluate_samples(made/'samples.npz', small_set, tmp_path/'b', features='own', splits=1, device='cpu')
     assert own['fid_own'] == pytest.approx(theirs['fid_own'], rel=1e-5) and theirs['network'] == 'samples'
+    np.savez(tmp_path/'samples.npz', np.ascontiguousarray(255 - x[:70].transpose(0, 2, 3, 1)))  # the same name, other pictures
+    for pictures, kept in ((made/'samples.npz', theirs), (tmp_path/'samples.npz', None)):
+        again, = evaluate_samples(pictures, small_set, tmp_path/'b', features='own', splits=1, device='cpu')
+        assert (again['fid_own'] == theirs['fid_own']) == (kept is theirs) and again['n'] == (72 if kept else 70)
 
 
 def expected(net, recipe, guided, sampler, n=6, steps=5):
