@@ -516,6 +516,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'cfg_lessons.sources._parquet_files': ('imagenet.html#_parquet_files', 'cfg_lessons/sources.py'),
                                      'cfg_lessons.sources._row_group': ('imagenet.html#_row_group', 'cfg_lessons/sources.py'),
                                      'cfg_lessons.sources.decode': ('imagenet.html#decode', 'cfg_lessons/sources.py'),
+                                     'cfg_lessons.sources.fashion_mnist': ('imagenet.html#fashion_mnist', 'cfg_lessons/sources.py'),
                                      'cfg_lessons.sources.find_files': ('imagenet.html#find_files', 'cfg_lessons/sources.py'),
                                      'cfg_lessons.sources.open_source': ('imagenet.html#open_source', 'cfg_lessons/sources.py'),
                                      'cfg_lessons.sources.resolve': ('imagenet.html#resolve', 'cfg_lessons/sources.py')},

@@ -67,7 +67,7 @@ CROPS = dict(dhariwal=dhariwal, area=area)
 
 # %% ../nbs/17_imagenet.ipynb #e8504955
 def prepare(
-    source: str,  # a folder, an archive, an .npz, or module:function -> data set of your own
+    source: str,  # a folder, archive, .npz, name in SOURCES, or module:function of your own
     out: str,  # where the prepared set goes
     size: int = 64,  # pixels per side
     crop: str = 'dhariwal',  # a name in CROPS: "dhariwal", OpenAI's way, or "area", the paper's

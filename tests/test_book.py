@@ -19,7 +19,7 @@ CHAPTERS = [p for p in NOTEBOOKS if re.match(r'[01]\d_', p.name)]
 # plotting, lab and exercises are for notebooks and commands alone.
 FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), exercises={'plotting', 'settings', 'training'},
               unet={'diffusion', 'networks'}, imagenet=None)
-FLOORS |= dict(sources=set(), preparation={'checkpoints', 'images', 'metrics', 'sources', 'training'}, costs={'networks', 'parallel', 'unet'})
+FLOORS |= dict(sources={'settings', 'training'}, preparation={'checkpoints', 'images', 'metrics', 'sources', 'training'}, costs={'networks', 'parallel', 'unet'})
 FLOORS |= dict(features={'images', 'metrics', 'preparation', 'training'}, commands={'metrics', 'recipes'})
 FLOORS |= dict(recipes={'checkpoints', 'classifier_free', 'classifier_guidance', 'costs', 'diffusion', 'engine', 'features', 'generation', 'images', 'logs',
                         'metrics', 'networks', 'parallel', 'sampling', 'settings', 'sources', 'training', 'unet'})
