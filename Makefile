@@ -34,7 +34,7 @@ test: $(READY)  ## run every check: export drift, all chapters in the quick prof
 html: $(READY)  ## render the book, as its outputs are stored, into html/: pages with maths and search that need no network
 	@$(BIN)/python docs/build.py html
 
-latency: $(READY)  ## time the guidance picture from key press to screen in a real browser, and write the card
+latency: $(READY)  ## time the guidance picture from key press to screen in a real browser, and write the record
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/test_browser.py
 
 doctor: $(READY)  ## check the environment, one line a check, with the cure
@@ -55,7 +55,7 @@ checkpoints: $(READY)  ## train the stored digits networks again (about an hour 
 	@$(TEST_ENV) OMP_NUM_THREADS=2 $(BIN)/nbdev-test --flags slow --cell-timeout 7200 nbs/11_digits.ipynb
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags slow --cell-timeout 7200 nbs/13_beyond.ipynb
 
-results: $(READY)  ## make the metric cards of the digits that are not stored yet (three or four hours on two cores)
+results: $(READY)  ## make the records of the digits that are not stored yet (three or four hours on two cores)
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/11_digits.ipynb
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/13_beyond.ipynb
 

@@ -17,7 +17,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Annotated, get_type_hints
 
-from .metrics import NUMBERS
+from .records import NUMBERS
 from .recipes import RECIPES
 
 # %% ../nbs/17_imagenet.ipynb #37073fd8

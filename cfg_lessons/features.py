@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from .images import batches, from_uint8, open_images
-from .metrics import (Extractor, load_reference, make_reference, register,
-                                 save_reference)
+from .evaluation import (Extractor, load_reference, make_reference, register,
+                                    save_reference)
 from .preparation import dataset_name
 from .training import load, save, train
 

@@ -7,7 +7,6 @@ __all__ = ['SAMPLERS', 'GUIDANCES', 'LIMITS', 'COMMANDS', 'cfg_prepare', 'cfg_tr
            'bind', 'open_network', 'generate_samples', 'evaluate_samples', 'main']
 
 # %% ../nbs/17_imagenet.ipynb #51c2615a
-import json
 import sys
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -28,8 +27,8 @@ from .costs import bill
 from .features import extractor_for, reference_of
 from .generation import Network, balanced_labels, generate
 from .images import open_images
-from .metrics import (NUMBERS, evaluate, load_reference, open_pictures, read_cards,
-                                 sha256, write_card)
+from .evaluation import evaluate, load_reference, open_pictures
+from .records import NUMBERS, read_records, sha256, write_record
 from .parallel import process_group
 from .preparation import dataset_name, prepare
 from .recipes import open_run, train_recipe
@@ -248,7 +247,7 @@ def _write_npz(folder):
 def evaluate_samples(
     samples: str,  # a folder of pictures, or of such folders, or .npz as guided-diffusion writes it
     data: str,  # the prepared set whose pictures are the reference, also for the classes
-    results: str = '',  # where records go; by itself data/results and the set's name
+    results: str = '',  # a .jsonl file of records; by itself data/results/NAME.jsonl
     features: str = '',  # Inception weights; by itself those of settings.ini, or "own"
     reference: str = '',  # OpenAI's statistics, VIRTUAL_imagenet64_labeled.npz, instead of the set
     splits: int = 10,  # parts of the Inception score
@@ -268,18 +267,18 @@ def evaluate_samples(
                          'its numbers, which end in _own, mean nothing beside published ones.\n')
     extract, name = extractor_for(features, data, device), dataset_name(data)
     compared = load_reference(reference, extract) if reference else reference_of(data, extract)
-    results, records = Path(results or f'data/results/{name}'), []
+    results, records = Path(results or f'data/results/{name}.jsonl'), []
     for path, pictures in tqdm(found.items(), disable=None):
         facts, labels = _made(path)
         facts |= dict(dataset=name, n=len(pictures), splits=splits,
                       reference_sha256=compared.sha256,
                       extractor_sha256=extract.identity[2], command='cfg-evaluate SAMPLES DATA')
-        there = [r for r in read_cards(results) if facts.items() <= r.items()]
+        there = [r for r in read_records(results) if facts.items() <= r.items()]
         if not there or 'trained_on' not in facts:  # nobody knows how they were made
             label = None if features or labels is None else torch.from_numpy(labels)
             numbers = evaluate(pictures, compared, extract, label, splits)
             if not features: numbers = {_own(k): v for k, v in numbers.items()}
-            there = [json.loads(write_card(results, facts | numbers).read_text())]
+            there = [write_record(results, facts | numbers)]
         records += there
     return records
 

@@ -19,7 +19,7 @@ from PIL import Image
 from .classifier_free import classifier_free, unconditional
 from .classifier_guidance import classifier_guided
 from .diffusion import NULL, cosine, diffuse, predict_x
-from .metrics import curve
+from .records import curve
 from .mixtures import exact_denoiser, exact_score, log_posterior, sample_mixture
 from .plotting import MARKERS, PALETTE, bare, in_notebook, mesh, panels, show, tile
 from .sampling import (ancestral, clipped, dpmpp_2m, final, heun, per_example_noise,

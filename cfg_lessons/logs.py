@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from .images import from_uint8, make_grid, to_uint8
-from .metrics import commit, machine
+from .records import commit, machine
 from .parallel import rank_and_size, rank_zero
 from .sampling import per_example_noise
 from .training import derive_seed, atomic_write

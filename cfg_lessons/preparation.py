@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from .checkpoints import check_settings, check_whole, locked, read_json, write_json
 from .images import open_images
-from .metrics import provenance, sha256
+from .records import provenance, sha256
 from .sources import decode, open_source
 from .training import atomic_write
 

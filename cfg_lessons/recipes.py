@@ -27,7 +27,8 @@ from .features import extractor_for, reference_of
 from .generation import balanced_labels
 from .images import open_images, to_uint8
 from .logs import sample_grid
-from .metrics import evaluate, sha256
+from .evaluation import evaluate
+from .records import sha256
 from .networks import VHead
 from .parallel import process_group, rank_and_size, rank_zero
 from .sampling import clipped, final, per_example_noise, sample

@@ -19,18 +19,18 @@ CHAPTERS = [p for p in NOTEBOOKS if re.match(r'[01]\d_', p.name)]
 # plotting, lab and exercises are for notebooks and commands alone.
 FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), exercises={'plotting', 'settings', 'training'},
               unet={'diffusion', 'networks'}, imagenet=None)
-FLOORS |= dict(sources={'settings', 'training'}, preparation={'checkpoints', 'images', 'metrics', 'sources', 'training'}, costs={'networks', 'parallel', 'unet'})
-FLOORS |= dict(features={'images', 'metrics', 'preparation', 'training'}, commands={'metrics', 'recipes'})
+FLOORS |= dict(sources={'settings', 'training'}, preparation={'checkpoints', 'images', 'records', 'sources', 'training'}, costs={'networks', 'parallel', 'unet'})
+FLOORS |= dict(features={'evaluation', 'images', 'preparation', 'training'}, commands={'records', 'recipes'})
 FLOORS |= dict(recipes={'checkpoints', 'classifier_free', 'classifier_guidance', 'costs', 'diffusion', 'engine', 'features', 'generation', 'images', 'logs',
-                        'metrics', 'networks', 'parallel', 'sampling', 'settings', 'sources', 'training', 'unet'})
+                        'evaluation', 'records', 'networks', 'parallel', 'sampling', 'settings', 'sources', 'training', 'unet'})
 FLOORS |= dict(classifier_guidance={'diffusion', 'networks'}, classifier_free={'diffusion', 'classifier_guidance'})
 FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training'], {'diffusion'})
-FLOORS |= dict.fromkeys(['metrics', 'images'], {'diffusion', 'training'})  # training has the writer of whole files
+FLOORS |= dict(metrics={'diffusion', 'training'}, records={'training'}, evaluation={'metrics', 'records', 'training'}, images={'diffusion', 'training'})  # training has the writer of whole files
 FLOORS |= dict(beyond={'diffusion', 'classifier_free', 'classifier_guidance', 'networks', 'unet'})
-FLOORS |= dict(lab={'diffusion', 'mixtures', 'sampling', 'classifier_free', 'classifier_guidance', 'metrics', 'plotting'})
+FLOORS |= dict(lab={'diffusion', 'mixtures', 'sampling', 'classifier_free', 'classifier_guidance', 'records', 'plotting'})
 FLOORS |= dict(tilting={'diffusion', 'classifier_free', 'classifier_guidance', 'sampling'})
 FLOORS |= dict(parallel={'training'}, checkpoints={'training', 'parallel'})
-FLOORS |= dict(logs={'images', 'metrics', 'parallel', 'sampling', 'training'})
+FLOORS |= dict(logs={'images', 'records', 'metrics', 'parallel', 'sampling', 'training'})
 FLOORS |= dict(engine={'images', 'networks', 'training', 'parallel', 'checkpoints', 'logs'})
 FLOORS |= dict(generation={'diffusion', 'images', 'sampling', 'training', 'checkpoints'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little

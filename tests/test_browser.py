@@ -1,7 +1,7 @@
 """The book in a real browser: headless Chromium drives the project's own JupyterLab, runs pages, moves controls.
 
 Where no browser is found the tests are skipped; where CI is set, that is a failure. Run as a program, it writes
-the latency of the guidance picture as a card: `python tests/test_browser.py`."""
+the latency of the guidance picture as a record: `python tests/test_browser.py`."""
 import json
 import os
 import re
@@ -159,7 +159,7 @@ def latencies(page, n=20):
     return out
 
 def test_latency(page):
-    assert statistics.median(latencies(page)) < 1000  # on a machine that runs other tests beside it; the card has the quiet figure
+    assert statistics.median(latencies(page)) < 1000  # on a machine that runs other tests beside it; the record has the quiet figure
 
 def test_a_chapter_runs_and_its_picture_moves(page):
     errors = run_all(page, '02_mixtures.ipynb')
@@ -213,7 +213,7 @@ def test_every_page_can_be_read_offline(tmp_path, browser):
 
 
 if __name__ == '__main__':
-    from cfg_lessons.metrics import provenance
+    from cfg_lessons.records import provenance
     from cfg_lessons.training import atomic_write
 
     class Folders:
@@ -226,8 +226,8 @@ if __name__ == '__main__':
     assert not run_all(sheet, '91_lab.ipynb')
     sheet.wait_for_selector(LIVE)
     values = sorted(latencies(sheet, 60))
-    card = dict(what='milliseconds from a key press to the new picture of the guidance widget, in JupyterLab and Chromium', times=len(values),
+    record = dict(what='milliseconds from a key press to the new picture of the guidance widget, in JupyterLab and Chromium', times=len(values),
                 median=round(statistics.median(values), 1), p90=round(values[int(.9*len(values))], 1), command='make latency', **provenance())
-    with atomic_write(ROOT/'data'/'results'/'lab'/'widget_latency.json') as f: f.write((json.dumps(card, indent=1) + '\n').encode())
-    print(card)
+    with atomic_write(ROOT/'data'/'results'/'lab'/'widget_latency.json') as f: f.write((json.dumps(record, indent=1) + '\n').encode())
+    print(record)
     next(maker, None), next(opened, None)

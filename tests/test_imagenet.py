@@ -32,7 +32,8 @@ from cfg_lessons.generation import balanced_labels
 from cfg_lessons.images import open_images, to_uint8
 from cfg_lessons.imagenet import evaluate_samples, generate_samples, open_network
 from cfg_lessons.logs import read_log
-from cfg_lessons.metrics import curve, evaluate, read_cards
+from cfg_lessons.evaluation import evaluate
+from cfg_lessons.records import curve, read_records
 from cfg_lessons.preparation import area, dhariwal, prepare
 from cfg_lessons.recipes import RECIPES, Recipe, open_run, train_recipe
 from cfg_lessons.sampling import ancestral, clipped, ddim, dpmpp_2m, final, heun, per_example_noise, sample
@@ -301,7 +302,7 @@ def test_generate_and_evaluate(small_set, small_run, tmp_path, capsys):
     again = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'again', features='own', splits=1, device='cpu')
     assert [r['fid_own'] for r in again] == [r['fid_own'] for r in records]
     assert evaluate_samples(tmp_path/'samples', small_set, tmp_path/'records', features='own', splits=1, device='cpu') == records
-    line = curve(read_cards(tmp_path/'records'), 'fid_own')
+    line = curve(read_records(tmp_path/'records'), 'fid_own')
     assert line.x.tolist() == [0., 2.] and line.mean.tolist() == [r['fid_own'] for r in records]
     with pytest.raises(ValueError, match='holds no pictures'): evaluate_samples(tmp_path/'none', small_set, device='cpu')
     other = prepare_again(small_set, tmp_path)

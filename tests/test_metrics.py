@@ -1,4 +1,5 @@
 "The measures and their tool: against scipy, torch-fidelity and closed forms, on awkward input, and at any size."
+import json
 import os
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import scipy.linalg
 import torch
 from PIL import Image
 
-from cfg_lessons import metrics
+from cfg_lessons import evaluation, metrics, records
 from cfg_lessons.images import digits, open_images, save_images
-from cfg_lessons.metrics import (INCEPTION, DigitsFeatures, Extractor, Moments, ScoreSums, check_alike, curve, digits_features, evaluate,
-                                 frechet_distance, inception_score, kernel_distance, load_reference, make_reference, open_pictures,
-                                 precision_recall, read_cards, register, save_reference, write_card)
+from cfg_lessons.evaluation import (INCEPTION, Extractor, evaluate, load_reference, make_reference, open_pictures,
+                                    register, save_reference)
+from cfg_lessons.metrics import (DigitsFeatures, Moments, digits_features, ScoreSums, frechet_distance, inception_score,
+                                 kernel_distance, precision_recall)
+from cfg_lessons.records import check_comparable, curve, read_records, write_record
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT/'data'/'checkpoints'/'digits_features.safetensors'
@@ -232,10 +235,10 @@ def test_references_of_other_pictures_are_told_apart(extract, train):
     "The same name does not make two references alike, nor does another size pass."
     x = digits('test')[0]
     one, other = (make_reference(pictures, extract, 'same', 'same') for pictures in (train, 255 - train))
-    a, b = (card() | evaluate(x, r, extract) for r in (one, other))
-    with pytest.raises(ValueError, match='reference_sha256 is'): check_alike([a, b])
-    fewer = card() | evaluate(x, make_reference(train, extract, 'same', 'same', keep=100), extract)
-    with pytest.raises(ValueError, match='reference_sha256 is'): check_alike([a, fewer])
+    a, b = (record() | evaluate(x, r, extract) for r in (one, other))
+    with pytest.raises(ValueError, match='reference_sha256 is'): check_comparable([a, b])
+    fewer = record() | evaluate(x, make_reference(train, extract, 'same', 'same', keep=100), extract)
+    with pytest.raises(ValueError, match='reference_sha256 is'): check_comparable([a, fewer])
     large = make_reference(train.repeat_interleave(2, 2).repeat_interleave(2, 3), extract, 'large', 'doubled')
     with pytest.raises(ValueError, match='The samples are 1x8x8, the reference 1x16x16'): evaluate(x, large, extract)
 
@@ -262,7 +265,7 @@ def test_far_features_keep_their_digits():
 
 def test_grey_pictures_are_told_what_inception_wants(inception):
     extract = Extractor(weights=inception, layer='64')
-    reference = metrics.Reference('r', 'none', 9, torch.zeros(64), torch.eye(64), None, extract.identity, None, '')
+    reference = evaluation.Reference('r', 'none', 9, torch.zeros(64), torch.eye(64), None, extract.identity, None, '')
     with pytest.raises(ValueError, match='wants 3. Repeat a grey picture three times'):
         evaluate(torch.zeros(100, 1, 8, 8, dtype=torch.uint8), reference, extract)
 
@@ -317,6 +320,7 @@ def test_memory_stays_flat(extract):
     "Ten times as many pictures need no more memory: measured in a process of its own, from a memory map larger than the allowance."
     code = """
 import numpy as np, resource, sys, torch
+from cfg_lessons.evaluation import *
 from cfg_lessons.metrics import *
 torch.set_num_threads(1)
 register('digits', digits_features, 1)
@@ -339,70 +343,75 @@ print(peaks[1] - peaks[0])
     assert float(done.stdout) < 25, f'{done.stdout} MiB more'  # the features alone would be 49 MiB, the probabilities 15
 
 
-def card(**changes):
+def record(**changes):
     made = dict(dataset='digits', guidance='classifier-free', w=.1, p_uncond=.1, T=32, sampler='ancestral', mix=.3, seed=0, network='net',
                 checkpoint_sha256='0', command='x')
-    found = dict.fromkeys(metrics.COMPARABLE, 'a') | dict(fid=1., n=100, dataset='digits')
+    found = dict.fromkeys(records.COMPARABLE, 'a') | dict(fid=1., n=100, dataset='digits')
     return made | found | changes
 
 
-def test_cards(tmp_path):
-    "A card comes back whole, overwrites only itself, leaves no half file, and refuses unlike company in one sentence."
-    assert read_cards(tmp_path/'nowhere') == []
-    with pytest.raises(ValueError, match='no cards to draw'): curve([], 'fid')
+def test_records(tmp_path):
+    "A record comes back whole, overwrites only itself, leaves no half file, and refuses unlike company in one sentence."
+    path = tmp_path/'folder'/'experiment.jsonl'
+    assert read_records(path) == []
+    with pytest.raises(ValueError, match='no records to draw'): curve([], 'fid')
     for w in (.1, 2.):
-        for s in (0, 1, 2): write_card(tmp_path, card(w=w, seed=s, fid=w + s))
-    write_card(tmp_path, card(w=2., seed=2, fid=4.))
-    assert len(read_cards(tmp_path)) == 6 == len(list(tmp_path.iterdir())) and len(read_cards(tmp_path, w=2.)) == 3
-    c = curve(read_cards(tmp_path), 'fid')
+        for s in (0, 1, 2): write_record(path, record(w=w, seed=s, fid=w + s))
+    write_record(path, record(w=2., seed=2, fid=4.))
+    assert len(read_records(path)) == 6 == len(path.read_text().splitlines()) and len(read_records(path, w=2.)) == 3
+    c = curve(read_records(path), 'fid')
     assert c.x.tolist() == pytest.approx([.1, 2.]) and c.mean.tolist() == pytest.approx([1.1, 3.]) and c.std.tolist() == [1., 1.] and c.seeds == 3
-    one = read_cards(tmp_path)[0]
+    one = read_records(path)[0]
     assert one['machine'] and one['commit'] and one['date'].startswith('20')
-    for k in metrics.COMPARABLE:
-        with pytest.raises(ValueError, match=f'cannot be compared: {k} is ') as e: check_alike([card(), card(**{k: 'other'})])
+    for k in records.COMPARABLE:
+        with pytest.raises(ValueError, match=f'cannot be compared: {k} is ') as e: check_comparable([record(), record(**{k: 'other'})])
         assert '\n' not in str(e.value)
-    with pytest.raises(ValueError, match='mix cards in which T is 32 and 64'): curve([card(), card(T=64)], 'fid')
-    with pytest.raises(ValueError, match='fid of the card is nan'): write_card(tmp_path, card(fid=float('nan')))
-    with pytest.raises(ValueError, match="guide_sha256 is 'a' and 'b'"): curve([card(w=w, guide_sha256=g) for w, g in [(1., 'a'), (2., 'b')]], 'fid')
-    with pytest.raises(ValueError, match='the same w and the same seed'): curve([card(), card(fid=2.)], 'fid')
-    with pytest.raises(ValueError, match='have no kid'): curve([card(kid=None)], 'kid')
-    assert curve(read_cards(tmp_path, nothing=3) or [card()], 'fid').seeds == 1
-    with pytest.raises(OSError, match='could not be written'): write_card(tmp_path/next(tmp_path.iterdir()).name, card())
-    with pytest.raises(ValueError, match='lacks mix'): write_card(tmp_path, {k: v for k, v in card().items() if k != 'mix'})
-    assert not list(tmp_path.glob('*.part')) and len(read_cards(tmp_path)) == 6
-    (tmp_path/'torn.json').write_text('{"fid"')
-    with pytest.raises(ValueError, match='torn.json is no card'): read_cards(tmp_path)
-    with tmp_path.joinpath('torn.json').open('w') as f: f.write('[1]')
-    with pytest.raises(ValueError, match='torn.json lacks'): read_cards(tmp_path)
+    with pytest.raises(ValueError, match='mix records in which T is 32 and 64'): curve([record(), record(T=64)], 'fid')
+    with pytest.raises(ValueError, match='fid of the record is nan'): write_record(path, record(fid=float('nan')))
+    with pytest.raises(ValueError, match="guide_sha256 is 'a' and 'b'"): curve([record(w=w, guide_sha256=g) for w, g in [(1., 'a'), (2., 'b')]], 'fid')
+    with pytest.raises(ValueError, match='the same w and the same seed'): curve([record(), record(fid=2.)], 'fid')
+    with pytest.raises(ValueError, match='have no kid'): curve([record(kid=None)], 'kid')
+    assert curve(read_records(path, nothing=3) or [record()], 'fid').seeds == 1
+    with pytest.raises(OSError, match='could not be written'): write_record(path/'below.jsonl', record())
+    with pytest.raises(ValueError, match='lacks mix'): write_record(path, {k: v for k, v in record().items() if k != 'mix'})
+    assert not list(path.parent.glob('*.part')) and len(read_records(path)) == 6
+    whole = path.read_text()
+    path.write_text(whole + '{"fid"')
+    with pytest.raises(ValueError, match='experiment.jsonl, line 7, is no record'): read_records(path)
+    with pytest.raises(ValueError, match='line 7, is no record'): write_record(path, record(seed=5))
+    path.write_text('[1]\n' + whole)
+    with pytest.raises(ValueError, match='experiment.jsonl, line 1, lacks everything'): read_records(path)
 
 
-def test_cards_of_different_making_never_meet_in_one_file(tmp_path):
-    base = card(w=1)
-    paths = {write_card(tmp_path, base | change) for change in
-             [{}, {'w': 1.}, {'w': torch.tensor(1.)}, {'sampler': 'ddim'}, {'mix': 0.}, {'n': 50}, {'dataset': 'b'}, {'guide_sha256': 'x'}, {'fid': 3.}]}
-    assert len(paths) == 6 and all(p.parent == tmp_path for p in paths)
-    assert write_card(tmp_path, card(network='../evil')).parent == tmp_path
+def test_records_of_different_making_never_take_each_others_place(tmp_path):
+    path = tmp_path/'experiment.jsonl'
+    for change in [{}, {'w': 1.}, {'w': torch.tensor(1.)}, {'sampler': 'ddim'}, {'mix': 0.}, {'n': 50}, {'dataset': 'b'}, {'guide_sha256': 'x'}, {'fid': 3.}]:
+        write_record(path, record(w=1) | change)
+    assert len(read_records(path)) == 6
+    assert [r['fid'] for r in read_records(path, sampler='ancestral', mix=.3, n=100, dataset='digits') if 'guide_sha256' not in r] == [3.]
 
 
-def test_cards_written_at_once(tmp_path):
-    "Two processes that write the same cards over and over, and a reader, meet no torn file."
-    code = ("import sys; from cfg_lessons import metrics; metrics.commit = lambda: 'x'; sys.path.insert(0, 'tests'); from test_metrics import card\n"
-            "for i in range(150): metrics.write_card(sys.argv[1], card(seed=i % 3, fid=float(i)))")
-    jobs = [subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    while any(j.poll() is None for j in jobs): read_cards(tmp_path)
+def test_records_written_at_once(tmp_path):
+    "Two processes that write the same records over and over, and a reader, meet no torn file, and none is lost."
+    path = tmp_path/'experiment.jsonl'
+    code = ("import sys; from cfg_lessons import records; records.commit = lambda: 'x'; sys.path.insert(0, 'tests'); from test_metrics import record\n"
+            "for i in range(150): records.write_record(sys.argv[1], record(seed=i % 3 + 3*int(sys.argv[2]), fid=float(i)))")
+    jobs = [subprocess.Popen([sys.executable, '-c', code, str(path), str(k)], cwd=ROOT, stderr=subprocess.PIPE, text=True) for k in range(2)]
+    while any(j.poll() is None for j in jobs): read_records(path)
     assert [j.returncode for j in jobs] == [0, 0], jobs[0].stderr.read() + jobs[1].stderr.read()
-    assert len(read_cards(tmp_path)) == 3 == len(list(tmp_path.iterdir()))
+    assert sorted((r['seed'], r['fid']) for r in read_records(path)) == [(s, 147. + s % 3) for s in range(6)]
+    assert {p.name for p in tmp_path.iterdir()} <= {path.name, f'.{path.name}.lock'}
 
 
-@pytest.mark.parametrize('path', [p for p in sorted((ROOT/'data'/'results').iterdir()) if p.name not in ('bench', 'lab')], ids=lambda p: p.name)
-def test_stored_cards(path):
-    "Every stored card can be read, has the name that its facts give, and names weights that are stored."
-    hashes = {metrics.sha256(p) for p in (ROOT/'data'/'checkpoints').iterdir()}
-    cards = read_cards(path)
-    assert cards
-    check_alike(cards)
-    for c in cards:
-        assert (path/metrics.card_name(c)).is_file()
-        assert c['commit'] != 'unknown' and not c['commit'].endswith('+changes'), c['commit']
-        assert c.get('other_sha256', c['checkpoint_sha256']) in hashes or c['dataset'] != 'digits'
-        if c['dataset'] == 'digits': assert {c['checkpoint_sha256'], c['extractor_sha256']} <= hashes
+@pytest.mark.parametrize('path', sorted((ROOT/'data'/'results').glob('*.jsonl')), ids=lambda p: p.stem)
+def test_stored_records(path):
+    "Every stored record can be read, is there once, and names weights that are stored and the commit that made it."
+    hashes = {records.sha256(p) for p in (ROOT/'data'/'checkpoints').iterdir()}
+    stored = read_records(path)
+    assert stored
+    check_comparable(stored)
+    facts = [json.dumps({k: v for k, v in r.items() if k not in records.RESULTS}, sort_keys=True) for r in stored]
+    assert len(set(facts)) == len(facts)
+    for r in stored:
+        assert r['commit'] != 'unknown' and not r['commit'].endswith('+changes'), r['commit']
+        assert r.get('other_sha256', r['checkpoint_sha256']) in hashes or r['dataset'] != 'digits'

@@ -4,7 +4,7 @@ import json
 from importlib import metadata
 from pathlib import Path
 
-from cfg_lessons.metrics import provenance
+from cfg_lessons.records import provenance
 from cfg_lessons.training import atomic_write
 
 
