@@ -79,7 +79,7 @@ def rescaled(
     w,  # guidance weight
     phi=.7,  # share of the rescaled guess; 0 is plain guidance
 ):
-    "Guidance whose guess has the spread of the conditional one (Lin et al. 2023, section 3.4)."
+    "Guidance with the spread of the conditional prediction (Lin et al. 2023, section 3.4)."
     check_weight(w)
     if not 0 <= phi <= 1: raise ValueError(f'phi is {phi}; give a share from 0 to 1.')
     if w == 0: return denoiser
@@ -93,9 +93,9 @@ def rescaled(
 
 def thresholded(
     denoiser,  # eps(z, logsnr, label), guided
-    percentile=.995,  # of the absolute values of a guessed picture
+    percentile=.995,  # of the absolute values of a predicted picture
 ):
-    """The denoiser with dynamic thresholding of its guess of the picture, in place of `clipped`;
+    """The denoiser with dynamic thresholding of the predicted picture, in place of `clipped`;
     Saharia et al. 2022, section 2.3. Percentile 0 is `clipped`."""
     if not 0 <= percentile <= 1: raise ValueError(f'percentile is {percentile}; give 0 to 1.')
     def f(z, logsnr, label):
@@ -143,7 +143,7 @@ def cfg_plus_plus(
     noise=None,  # not used, as nothing is random
     kappa=.6,  # guidance, from 0, unconditional, to 1
 ):
-    "One DDIM step that renoises with the unconditional guess (Chung et al. 2024, Algorithm 2)."
+    "One DDIM step, renoised with the unconditional prediction (Chung et al. 2024, Alg. 2)."
     if not 0 <= kappa <= 1: raise ValueError(f'kappa is {kappa}; give 0 to 1.')
     eps_null = unconditional(denoiser)(z, logsnr, label)
     eps = eps_null + kappa*(denoiser(z, logsnr, label) - eps_null)
@@ -221,7 +221,7 @@ class Distilled(nn.Module):
         label,  # classes, (B,)
         w,  # guidance weights, (B,)
     ):
-        "The guided guess of the noise in one evaluation, the shape of z."
+        "The guided prediction of the noise in one evaluation, the shape of z."
         told = expand_like((w/self.w_max).to(z), z).expand_as(z[:, :1])
         return self.net(torch.cat([z, told], 1), logsnr, label)[:, :z.shape[1]]
 

@@ -90,7 +90,7 @@ def flow(
 def predict_x(
     z,  # noisy examples, (B, ...)
     logsnr,  # their log-SNR, (B,)
-    eps,  # the noise in them, or a guess of it, the shape of z
+    eps,  # the noise in them, or a prediction of it, the shape of z
 ):
     "The clean x with z = alpha x + sigma eps, the shape of z."
     alpha, sigma = alpha_sigma(logsnr, z)
@@ -99,7 +99,7 @@ def predict_x(
 def predict_eps(
     z,  # noisy examples, (B, ...)
     logsnr,  # their log-SNR, (B,)
-    x,  # the clean examples, or a guess of them, the shape of z
+    x,  # the clean examples, or a prediction of them, the shape of z
 ):
     "The noise eps with z = alpha x + sigma eps, the shape of z."
     alpha, sigma = alpha_sigma(logsnr, z)
@@ -118,7 +118,7 @@ def velocity(
 def eps_from_velocity(
     z,  # noisy examples, (B, ...)
     logsnr,  # their log-SNR, (B,)
-    v,  # the velocity, or a guess of it, the shape of z
+    v,  # the velocity, or a prediction of it, the shape of z
 ):
     "eps = sigma z + alpha v, the shape of z: no division, so no blow-up at either end."
     alpha, sigma = alpha_sigma(logsnr, z)
@@ -127,7 +127,7 @@ def eps_from_velocity(
 # %% ../nbs/01_diffusion.ipynb #29c7e307
 def score(
     logsnr,  # log-SNR, (B,)
-    eps,  # the noise, or a guess of it, (B, ...)
+    eps,  # the noise, or a prediction of it, (B, ...)
 ):
     """The gradient of the log-density of z, -eps/sigma, the shape of eps (Ho & Salimans 2022,
     section 2)."""

@@ -210,7 +210,7 @@ class Measured(NamedTuple):
     moments: Moments
     scores: ScoreSums
     features: Tensor  # of at most `keep` pictures, (K, D)
-    accuracy: float | None  # share named as asked; None if no labels were given
+    accuracy: float | None  # class accuracy; None if no labels were given
     sha256: str  # of all bytes of the pictures, in their order, and of `keep` if it cut
 
 # %% ../nbs/08_metrics.ipynb #8a67aa3b
@@ -327,7 +327,7 @@ def evaluate(
     label=None,  # classes that were asked for, (N,), by the extractor's own numbers
     splits=10,  # parts of the Inception score
     batch_size=64,  # pictures at a time
-    keep=10_000,  # how many pictures' features are kept for kernel distance, precision and recall
+    keep=10_000,  # how many pictures' features are kept for KID, precision and recall
 ):
     """The numbers of this chapter and how they were measured, a dict: half of a record.
 

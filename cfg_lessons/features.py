@@ -44,28 +44,30 @@ class OwnFeatures(nn.Module):
 
 def own_features(
     data,  # a prepared set
-    steps=600,  # of training
 ):
-    "Train a classifier on a set, keep it there, and return its file; if it is there, only that."
+    """Train a classifier on a set for five passes (600 to 3,000 batches), keep it there, and return
+    its file; if it is there, only that."""
     x, y, notes = open_images(data)
     path = Path(data)/f'own_features_{notes["images_sha256"][:12]}.safetensors'
     if path.exists(): return path
     torch.manual_seed(0)
     net = OwnFeatures(x.shape[1], len(notes['classes']))
-    opt = torch.optim.AdamW(net.parameters(), 2e-3)
+    steps, opt = min(max(600, 5*len(x)//128), 3000), torch.optim.AdamW(net.parameters())
     def loss(x, y): return F.cross_entropy(net(x)[1], y)
-    for _ in train(loss, opt, islice(batches(x, y, 128), steps)): pass
+    def lr(step): return 2e-3*min(1., (step + 1)/100)*(1 - step/steps)
+    for _ in train(loss, opt, islice(batches(x, y, 128), steps), lr=lr): pass
     save(path, net, command='own_features')
     return path
 
 # %% ../nbs/17_imagenet.ipynb #f008dd2f
 def extractor_for(
-    features,  # a file of Inception weights, or "" for the set's own classifier
+    features,  # Inception weights, a prepared set whose classifier measures, or "" for this one's
     data,  # a prepared set
     device,  # where it computes
 ):
     "The `Extractor` that measures a set. Raises ValueError, in one sentence."
-    if features: return Extractor(weights=features, device=device)
+    if Path(features or data).is_file(): return Extractor(weights=features, device=device)
+    data = features or data
     x, _, notes = open_images(data)
     def build(path):
         net = OwnFeatures(x.shape[1], len(notes['classes'])).eval()

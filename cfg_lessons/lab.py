@@ -133,7 +133,7 @@ def live_guidance(
             line.set_data(*torch.stack([a, b]).T)
         here.set_data(*z.T), start.set_data(*z.T)
         left.set_title(f'the same noise, w = {w:.2f}')
-        right.set_title(f'guesses for one point, log-SNR {levels[at]:.1f}')
+        right.set_title(f'predictions for one point, log-SNR {levels[at]:.1f}')
     controls = dict(w=_slider('w', 1., 0, 4, .05), point=_slider('point', 3, 0, n - 1),
                     logsnr=_slider('log-SNR', -1., -6, 6, .1))
     return Live(fig, update, controls, alt)

@@ -81,7 +81,7 @@ def sliced_wasserstein(
     directions=64,  # how many random directions
     seed=0,  # which
 ):
-    "The root mean square over directions of the 2-Wasserstein distance of the shadows, a float."
+    "The root mean square over directions of the 2-Wasserstein distance of projections, a float."
     if x.shape != y.shape or not len(x):
         raise ValueError(f'There are {tuple(x.shape)} and {tuple(y.shape)}; give as many of each.')
     look = torch.randn(x.shape[1], directions, generator=torch.Generator().manual_seed(seed))

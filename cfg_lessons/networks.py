@@ -40,7 +40,7 @@ def noise_embedding(
     logsnr,  # log-SNR, (B,)
     dim,  # width of the embedding, even
 ):
-    "What a network is told of the noise level, (B, dim): sinusoids of `timestep`."
+    "The noise level as a network sees it, (B, dim): sinusoids of `timestep`."
     return sinusoids(timestep(logsnr), dim)
 
 def broadcast_once(
@@ -117,7 +117,7 @@ class MLP(nn.Module):
         logsnr,  # their log-SNR, (B,)
         label,  # classes or NULL, (B,)
     ):
-        """The guess of the noise, (B, dim). Raises ValueError, in one sentence, for inputs that
+        """The predicted noise, (B, dim). Raises ValueError, in one sentence, for inputs that
         do not fit."""
         check_input(z, logsnr, self.in_proj.in_features)
         width = self.out_proj.in_features
@@ -157,7 +157,7 @@ class VHead(nn.Module):
         logsnr,  # their log-SNR, (B,)
         label,  # classes or NULL, (B,)
     ):
-        "The guess of the noise, the shape of z."
+        "The prediction of the noise, the shape of z."
         return eps_from_velocity(z, logsnr, self.net(z, logsnr, label))
 
 # %% ../nbs/04_networks.ipynb #0a79199e

@@ -112,7 +112,9 @@ def find_files(
     source = Path(source)
     for inside in _INSIDE:
         if source.is_dir() and (source/inside).exists(): source = source/inside
-    if not source.exists(): raise FileNotFoundError(f'There is no {source}; where is ImageNet?')
+    if not source.exists():
+        raise FileNotFoundError(f'There is no {source}; give a path, module:function, or '
+                                f'{", ".join(SOURCES)}.')
     files = Files(_in_folder(source) if source.is_dir() else _in_archive(source))
     if not files.refs:
         raise ValueError(f'{source} has no pictures that say their class, as n01440764/x.JPEG or '

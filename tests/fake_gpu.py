@@ -299,8 +299,8 @@ def classify(watch, folder):
 
 def draw(watch, folder, only=''):
     "Draw pictures with each sampler."
-    from cfg_lessons import sampling, unet
-    net = network('UNet', unet.TableStep(unet.openai_levels('cosine')))
+    from cfg_lessons import pretrained, sampling, unet
+    net = network('UNet', pretrained.TableStep(pretrained.openai_levels('cosine')))
     quick = unet.for_sampling(net)
     draws = {f.__name__: drawing(watch, net, f)
              for f in (sampling.ddim, sampling.ancestral, sampling.heun)}
@@ -310,7 +310,7 @@ def draw(watch, folder, only=''):
 
 def guide(watch, folder, only=''):
     "Draw pictures with each kind of guidance."
-    from cfg_lessons import beyond, classifier_free, classifier_guidance, diffusion, unet
+    from cfg_lessons import beyond, classifier_free, classifier_guidance, diffusion, pretrained
     net, weak, classifier = network(), network(), network('UNetClassifier')
     free, extrapolate = classifier_free.classifier_free(net, 1.), classifier_free.extrapolate
     other = beyond.relabelled(net, beyond.any_class(4))
@@ -318,7 +318,7 @@ def guide(watch, folder, only=''):
     ways = dict(
         free=free, doubled=classifier_free.batched_cfg(net, 1.), weak=extrapolate(net, weak, 1.),
         blinded=extrapolate(net, beyond.perturbed_attention(net), 1.), other=extrapolate(net, other, 1.),
-        eps_only=unet.eps_only(network(out_channels=6)),
+        eps_only=pretrained.eps_only(network(out_channels=6)),
         classifier=classifier_guidance.classifier_guided(net, classifier, 1.),
         interval=beyond.scheduled(net, beyond.interval(1., -5., 5.)),
         linear=beyond.scheduled(net, beyond.linear_weight(1.)),

@@ -18,7 +18,7 @@ CHAPTERS = [p for p in NOTEBOOKS if re.match(r'[01]\d_', p.name)]
 # Which modules of the book each module may import. The roof may import all and is imported by none;
 # plotting, lab and exercises are for notebooks and commands alone.
 FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), exercises={'plotting', 'settings', 'training'},
-              unet={'diffusion', 'networks'}, imagenet=None)
+              unet={'diffusion', 'networks'}, pretrained={'unet'}, imagenet=None)
 FLOORS |= dict(sources={'settings', 'training'}, preparation={'checkpoints', 'images', 'records', 'sources', 'training'}, costs={'networks', 'parallel', 'unet'})
 FLOORS |= dict(features={'evaluation', 'images', 'preparation', 'training'}, commands={'records', 'recipes'})
 FLOORS |= dict(recipes={'checkpoints', 'classifier_free', 'classifier_guidance', 'costs', 'diffusion', 'engine', 'features', 'generation', 'images', 'logs',
@@ -282,3 +282,25 @@ def test_no_private_paths():
         if p.is_file() and p.suffix in ('.py', '.ipynb', '.md', '.toml', '.txt', '.json', '.yaml'):
             found = re.search(r'/(home|root|Users)/\w+', p.read_text(errors='ignore'))
             assert not found, f'{p.name} holds a path of somebody\'s machine: {found.group()}'
+
+
+def test_glossary():
+    "Every term that a chapter prints in bold is in the glossary of the index; each term there is bold in its chapter, each name exists."
+    index = '\n'.join(source(c) for c in cells(ROOT/'nbs'/'index.ipynb', 'markdown'))
+    table = index.split('## Glossary')[1].split('\n\n')[2]
+    rows = [[w.strip() for w in line.strip('| ').split(' |')] for line in table.splitlines()[2:]]
+    assert all(len(row) == 4 for row in rows), [row for row in rows if len(row) != 4]
+    names = {n for path in MODULES for n in re.findall(r'^(?:def|class) (\w+)', path.read_text(), re.M)} | {'logsnr', 'logsnrs', 'w', 'cfg_scale', 'guidance_scale'}
+    marked = {}
+    for path in CHAPTERS:
+        prose = '\n'.join(source(c) for c in cells(path, 'markdown'))
+        found = {m for m in re.findall(r'\*\*([^*\n]+)\*\*', prose)}
+        marked[path.stem[:2]] = {m for m in found if not re.match(r'\d|one$|Runs in|Builds on', m) and m[-1] not in '.:?!'}
+    known = ' '.join(f'{term} {other}' for term, other, _, _ in rows)
+    for term, _, name, chapter in rows:
+        prose = [p for p in CHAPTERS if p.stem.startswith(chapter)][0]
+        assert any(term in m for m in marked[chapter]) or any(f'# ' in line and term in line for c in cells(prose, 'markdown') for line in source(c).splitlines()), \
+            f'{term} is not bold in chapter {chapter}'
+        for n in re.findall(r'`(\w+)`', name): assert n in names, f'{n} of the glossary is nowhere'
+    unknown = {(k, m) for k, ms in marked.items() for m in ms if m not in known}
+    assert not unknown, f'not in the glossary: {sorted(unknown)}'

@@ -22,7 +22,7 @@ from PIL import Image
 
 from cfg_lessons import beyond, imagenet, preparation, tilting
 from cfg_lessons.checkpoints import read_tensors
-from cfg_lessons.classifier_free import extrapolate
+from cfg_lessons.classifier_free import classifier_free, extrapolate
 from cfg_lessons.commands import command
 from cfg_lessons.costs import bill
 from cfg_lessons.diffusion import cosine
@@ -35,11 +35,12 @@ from cfg_lessons.logs import read_log
 from cfg_lessons.evaluation import evaluate
 from cfg_lessons.records import curve, read_records
 from cfg_lessons.preparation import area, dhariwal, prepare
-from cfg_lessons.recipes import RECIPES, Recipe, open_run, train_recipe
+from cfg_lessons.recipes import RECIPES, Recipe, export_run, open_run, train_recipe
 from cfg_lessons.sampling import ancestral, clipped, ddim, dpmpp_2m, final, heun, per_example_noise, sample
 from cfg_lessons.sources import decode, find_files
 from cfg_lessons.training import load, save
-from cfg_lessons.unet import OPENAI, UNet, UNetClassifier, UNetConfig, openai_levels
+from cfg_lessons.pretrained import OPENAI, openai_levels
+from cfg_lessons.unet import UNet, UNetClassifier, UNetConfig
 from engine_worker import ends, start
 from rehearsal import rehearse
 from synthetic import HUES, KINDS, hues_of, scenes
@@ -252,7 +253,7 @@ def test_workers_end_with_their_parent(tmp_path):
 def test_bad_sources(raw, tmp_path):
     (tmp_path/'empty').mkdir()
     (tmp_path/'text.tar').write_text('no archive')
-    for source, error, words in [('nowhere', FileNotFoundError, 'where is ImageNet'), ('empty', ValueError, 'no pictures that say their class'),
+    for source, error, words in [('nowhere', FileNotFoundError, 'give a path, module:function'), ('empty', ValueError, 'no pictures that say their class'),
                                  ('text.tar', ValueError, 'archive of pictures')]:
         with pytest.raises(error, match=words): prepare(tmp_path/source, tmp_path/'out', 16, workers=1)
     for wrong in (dict(size=0), dict(size=16.), dict(crop='nearest')):
@@ -285,6 +286,49 @@ def test_a_run_knows_its_recipe_and_can_be_opened_anywhere(small_set, small_run,
     with pytest.raises(ValueError, match='none of 0.5'): open_run(small_run, decay=.5)
 
 
+def test_one_file_is_as_good_as_a_run(small_run, tmp_path):
+    "cfg-export: the same network, recipe, facts and pictures, byte for byte; what is no such file is refused in a sentence."
+    path = tmp_path/'given away.safetensors'
+    assert export_run(small_run, path, 3) == path
+    (net, recipe, facts), (same, recipe_again, facts_again) = open_run(small_run, 3), open_run(path)
+    assert recipe == recipe_again and facts == facts_again
+    assert all(a.equal(b) for a, b in zip(net.state_dict().values(), same.state_dict().values(), strict=True))
+    make = partial(generate_samples, images=5, steps=3, w=(1.,), device='cpu')
+    (a,), (b,) = make(small_run, tmp_path/'a', checkpoint=3), make(path, tmp_path/'b')
+    assert (a/'images.npy').read_bytes() == (b/'images.npy').read_bytes()
+    with pytest.raises(ValueError, match='must end in .safetensors'): export_run(small_run, tmp_path/'net.pt')
+    save(tmp_path/'other.safetensors', net)
+    (tmp_path/'cut.safetensors').write_bytes(path.read_bytes()[:-100])
+    for name in ('other', 'cut'):
+        with pytest.raises(ValueError, match='is no file that cfg-export wrote'): open_network(tmp_path/f'{name}.safetensors')
+
+
+def test_sixteen_bits_on_a_cpu(small_run, tmp_path):
+    "Close to 32, not the same, as autocast has it, and not to be mixed up with it."
+    make = partial(generate_samples, small_run, images=4, steps=3, w=(1.,), device='cpu')
+    (a,), (b,) = make(tmp_path/'a'), make(tmp_path/'b', bf16=True)
+    x, y = (open_images(f)[0].astype(int) for f in (a, b))
+    assert 0 < np.abs(x - y).max() and np.abs(x - y).mean() < 4
+    net, noise, label = open_run(small_run)[0], per_example_noise(0, range(4)), torch.from_numpy(balanced_labels(4, 3))
+    def halved(*args):
+        with torch.autocast('cpu', torch.bfloat16): return net(*args).float()
+    levels = RECIPE.levels(3)
+    guided, run = clipped(classifier_free(halved, 1.)), partial(sample, step=partial(ancestral, mix=.3), noise=noise)
+    z = final(run(guided, noise(torch.empty(4, 3, 16, 16)), label, levels[:-1]))
+    assert np.array_equal(to_uint8(final(sample(guided, z, label, levels[-2:]))).numpy(), y)
+    with pytest.raises(ValueError, match='bf16'): make(tmp_path/'a', bf16=True)
+
+
+def test_another_sets_classifier_measures(small_set, small_run, tmp_path):
+    "The features of one set, the reference of another: held-out pictures, and a classifier that has not seen them."
+    held_out = prepare_again(small_set, tmp_path)
+    x, y, _ = open_images(held_out)
+    np.savez(tmp_path/'real.npz', x.transpose(0, 2, 3, 1), y)
+    record, = evaluate_samples(tmp_path/'real.npz', held_out, tmp_path/'r.jsonl', features=str(small_set), splits=1, device='cpu')
+    assert abs(record['fid_own']) < 1e-6 and record['extractor_sha256'] == extractor_for('', small_set, 'cpu').identity[2]
+    assert not list(Path(held_out).glob('own_features*'))
+
+
 def test_generate_and_evaluate(small_set, small_run, tmp_path, capsys):
     "Several weights; resumed; other wishes refused; a record for each, which says how it was made."
     make = partial(generate_samples, small_run, tmp_path/'samples', images=72, steps=4, batch_size=36, device='cpu')
@@ -295,14 +339,14 @@ def test_generate_and_evaluate(small_set, small_run, tmp_path, capsys):
                          (dict(steps=1), 'steps is 1'), (dict(images=0), 'images is 0'), (dict(sampler_options=dict(eta=1.)), 'no option eta; it has mix'), (dict(guidance='cfg'), 'choose classifier_free'),
                          (dict(guidance='autoguidance'), 'needs a network weak'), (dict(weak=small_run), 'does not take a network weak'), (dict(device='cdua'), 'device is'), (dict(batch_size=-1), 'batch_size is -1')]:
         with pytest.raises(ValueError, match=words): make(**wrong)
-    records = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'records', features='own', splits=1, device='cpu')
+    records = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'records.jsonl', features='own', splits=1, device='cpu')
     assert 'mean nothing beside published ones' in capsys.readouterr().err
     facts = dict(w=2., T=4, mix=.3, sampler='ancestral', guidance='classifier_free', p_uncond=.1, dataset='small', n=72, preparation='area, 16 pixels', extractor='own-features', trained_on='area')
     assert len(records) == 2 and facts.items() <= records[1].items() and 'fid_own' in records[1] and 'fid' not in records[1]
-    again = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'again', features='own', splits=1, device='cpu')
+    again = evaluate_samples(tmp_path/'samples', small_set, tmp_path/'again.jsonl', features='own', splits=1, device='cpu')
     assert [r['fid_own'] for r in again] == [r['fid_own'] for r in records]
-    assert evaluate_samples(tmp_path/'samples', small_set, tmp_path/'records', features='own', splits=1, device='cpu') == records
-    line = curve(read_records(tmp_path/'records'), 'fid_own')
+    assert evaluate_samples(tmp_path/'samples', small_set, tmp_path/'records.jsonl', features='own', splits=1, device='cpu') == records
+    line = curve(read_records(tmp_path/'records.jsonl'), 'fid_own')
     assert line.x.tolist() == [0., 2.] and line.mean.tolist() == [r['fid_own'] for r in records]
     with pytest.raises(ValueError, match='holds no pictures'): evaluate_samples(tmp_path/'none', small_set, device='cpu')
     other = prepare_again(small_set, tmp_path)
@@ -433,7 +477,7 @@ def test_openais_files(monkeypatch, tmp_path):
     torch.set_num_threads(1)
     shapes = {'64x64_diffusion': (UNet, replace(SMALL, **OPENAI), 'cosine'), '256x256_diffusion': (UNet, replace(SMALL, **OPENAI), 'linear'),
               '256x256_diffusion_uncond': (UNet, replace(SMALL, num_classes=0, **OPENAI), 'linear'), '64x64_classifier': (UNetClassifier, SMALL, 'cosine')}
-    for module in ('cfg_lessons.unet', 'cfg_lessons.imagenet'): monkeypatch.setattr(f'{module}.RELEASED', shapes)
+    for module in ('cfg_lessons.pretrained', 'cfg_lessons.imagenet'): monkeypatch.setattr(f'{module}.RELEASED', shapes)
     for i, (name, (make, config, _)) in enumerate(shapes.items()):
         torch.manual_seed(i)
         net = make(config)

@@ -1,8 +1,12 @@
 "Labelled pictures of every origin, and what lies around them."
+import gzip
 import io
 import os
 import shutil
+import struct
 import tarfile
+from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -14,7 +18,7 @@ from cfg_lessons.images import digits, open_images
 from cfg_lessons.imagenet import evaluate_samples, generate_samples
 from cfg_lessons.preparation import prepare
 from cfg_lessons.recipes import train_recipe
-from cfg_lessons.sources import decode, find_files, open_source
+from cfg_lessons.sources import SOURCES, decode, fashion_mnist, find_files, open_source
 
 
 def pictures(n=12, side=20, classes=3):
@@ -159,3 +163,26 @@ def test_digits_are_a_source_too(tmp_path):
     np.savez(tmp_path/'digits.npz', x, y)
     assert prepare(tmp_path/'digits.npz', tmp_path/'set', 8, channels=1, workers=1)['images'] == [1440, 1, 8, 8]
     assert (open_images(tmp_path/'set')[0] == x).all()
+
+
+def test_fashion_mnist_from_debians_files(tmp_path, monkeypatch):
+    "Files of the true layout (idx, packed with gzip, as Debian's dataset-fashion-mnist has them), read by torchvision and by its name."
+    monkeypatch.setenv('CFG_LESSONS_DATA', str(tmp_path/'data'))
+    rng, packed, wanted = np.random.default_rng(0), tmp_path/'packed', {}
+    packed.mkdir()
+    for part, n in [('train', 30), ('t10k', 20)]:
+        x, y = rng.integers(0, 256, (n, 28, 28), np.uint8), np.arange(n, dtype=np.uint8) % 10
+        wanted[part] = x, y
+        for kind, a in [('images-idx3', x), ('labels-idx1', y)]:
+            head = struct.pack(f'>{a.ndim + 1}i', 2048 + a.ndim, *a.shape)
+            (packed/f'{part}-{kind}-ubyte.gz').write_bytes(gzip.compress(head + a.tobytes()))
+    for train, part in [(True, 'train'), (False, 't10k')]:
+        found = fashion_mnist(train, packed)
+        assert np.array_equal(found.data, wanted[part][0]) and np.array_equal(found.targets, wanted[part][1])
+    monkeypatch.setitem(SOURCES, 'fashion_mnist', partial(fashion_mnist, packed=packed))
+    notes = prepare('fashion_mnist', tmp_path/'set', 28, channels=1, workers=1)
+    x, y, _ = open_images(tmp_path/'set')
+    assert np.array_equal(x[:, 0], wanted['train'][0]) and np.array_equal(y, wanted['train'][1]) and notes['class_names'][9] == 'Ankle boot'
+    monkeypatch.setenv('CFG_LESSONS_DATA', str(tmp_path/'empty'))
+    with patch('torchvision.datasets.FashionMNIST.download', side_effect=RuntimeError('no internet')):
+        with pytest.raises(ValueError, match='install dataset-fashion-mnist'): fashion_mnist(packed=tmp_path/'nowhere')

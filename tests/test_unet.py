@@ -9,7 +9,8 @@ import torch
 from bench.equivalence import compared_shapes, probe, sample_numbers
 from bench.others import seeded_weights
 from bench.records import newest
-from cfg_lessons.unet import RELEASED, TableStep, UNet, UNetConfig, openai_levels, released
+from cfg_lessons.pretrained import RELEASED, TableStep, openai_levels, released
+from cfg_lessons.unet import UNet, UNetConfig
 
 RESULTS = Path(__file__).resolve().parent.parent/'data/results/bench'
 FULL = ['ADM-128', 'ADM-256', 'ADM-256, unconditional']  # too large for every test; `make equivalence` runs them

@@ -8,7 +8,8 @@ import torch
 
 from cfg_lessons.diffusion import NULL
 from cfg_lessons.networks import timestep
-from cfg_lessons.unet import ADM64, ADM128, ADM256, OPENAI, UNet, UNetConfig, openai_levels
+from cfg_lessons.pretrained import OPENAI, openai_levels
+from cfg_lessons.unet import ADM64, ADM128, ADM256, UNet, UNetConfig
 
 from .others import checkout, in_guided_diffusion, ask_ours, class_row, seeded_weights
 
