@@ -448,6 +448,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'cfg_lessons.recipes._check_set': ('imagenet.html#_check_set', 'cfg_lessons/recipes.py'),
                                      'cfg_lessons.recipes._fid_hook': ('imagenet.html#_fid_hook', 'cfg_lessons/recipes.py'),
                                      'cfg_lessons.recipes._fitted': ('imagenet.html#_fitted', 'cfg_lessons/recipes.py'),
+                                     'cfg_lessons.recipes._open_checkpoint': ('imagenet.html#_open_checkpoint', 'cfg_lessons/recipes.py'),
                                      'cfg_lessons.recipes._open_exported': ('imagenet.html#_open_exported', 'cfg_lessons/recipes.py'),
                                      'cfg_lessons.recipes._quick': ('imagenet.html#_quick', 'cfg_lessons/recipes.py'),
                                      'cfg_lessons.recipes._recipe_of': ('imagenet.html#_recipe_of', 'cfg_lessons/recipes.py'),

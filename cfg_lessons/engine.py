@@ -9,7 +9,7 @@ __all__ = ['MUTABLE', 'TrainConfig', 'check_config', 'cache_on_device', 'train_b
 import json
 import math
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -257,9 +257,7 @@ class _Run:
         for hook in hooks: facts |= hook(step, averaged) or {}
         self.log.line('save', step=step, **facts)
 
-    def close(self):
-        self.writer.close()
-        self.log.close()
+    def close(self): self.writer.close()
 
 # %% ../nbs/14_engine.ipynb #938ccb02
 def _check_nonfinite(run, step):
@@ -291,29 +289,32 @@ def fit(
     """Train until the config's last step and return "done", or "stopped" if a signal asked for it.
 
     Whatever happened to an earlier run in the folder, it goes on from the newest valid checkpoint.
-    Raises ValueError, OSError or MemoryError, in one sentence, on every rank."""
+    Raises ValueError or OSError, in one sentence, on every rank; MemoryError on the rank that has
+    no memory left."""
     rank_zero(lambda: check_config(config, net))
     folder, lr = Path(folder).absolute(), lr or warmup(config.lr, config.warmup_steps)
-    with locked(folder), stop_requested() as stop, _explained(), numerics(config):
+    with (locked(folder), stop_requested() as stop, _explained(), numerics(config),
+          ExitStack() as opened):
         settings = rank_zero(lambda: _settings(config, recipe, data))
-        state, log = TrainState(net, config), Log(folder, settings)
+        state, log = TrainState(net, config), opened.enter_context(closing(Log(folder, settings)))
         start = done = resume(folder, state, settings, log)
-        with closing(_Run(folder, state, config, settings, log, start)) as run:
-            for step, mean_loss in _steps(run, loss, data, lr, start):
-                run.metrics.step(step, mean_loss, state.opt.norm)
-                done = step + 1
-                # All ranks must decide alike, since what follows is collective.
-                stopping, due, failed = any_rank(stop(), run.due(done), run.writer.failed())
-                last = stopping or done == config.steps
-                if last or done % config.log_every == 0: run.report(done, lr(step))
-                if last or due: run.save(done, hooks)
-                if last or failed: run.writer.wait()  # raises what went wrong in writing
-                if last: break  # its check comes after the loop
-                if done % min(config.log_every, config.max_nonfinite) == 0:  # the host waits here
-                    _check_nonfinite(run, done)
-            _check_nonfinite(run, done)
-            ended = 'done' if done >= config.steps else 'stopped'
-            log.line('stop', step=done, why=ended)
+        run = _Run(folder, state, config, settings, log, start)
+        opened.callback(run.close)
+        for step, mean_loss in _steps(run, loss, data, lr, start):
+            run.metrics.step(step, mean_loss, state.opt.norm)
+            done = step + 1
+            # All ranks must decide alike, since what follows is collective.
+            stopping, due, failed = any_rank(stop(), run.due(done), run.writer.failed())
+            last = stopping or done == config.steps
+            if last or done % config.log_every == 0: run.report(done, lr(step))
+            if last or due: run.save(done, hooks)
+            if last or failed: run.writer.wait()  # raises what went wrong in writing
+            if last: break  # its check comes after the loop
+            if done % min(config.log_every, config.max_nonfinite) == 0:  # the host waits here
+                _check_nonfinite(run, done)
+        _check_nonfinite(run, done)
+        ended = 'done' if done >= config.steps else 'stopped'
+        log.line('stop', step=done, why=ended)
     return ended
 
 # %% ../nbs/14_engine.ipynb #df407ea5

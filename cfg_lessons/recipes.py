@@ -243,7 +243,14 @@ def open_run(
 ):
     """The averaged network of a run, its Recipe, and what a record has to say of it, a dict. Raises
     ValueError, in one sentence, if there is none."""
-    if Path(folder).is_file(): return _open_exported(folder, device)
+    if Path(folder).is_file():
+        if step or decay: raise ValueError(f'{folder} holds one network, not one of each step.')
+        net, recipe, facts = _open_exported(folder)
+    else: net, recipe, facts = _open_checkpoint(folder, step, decay)
+    return net.to(device).eval().requires_grad_(False), recipe, facts
+
+def _open_checkpoint(folder, step, decay):
+    "What `open_run` returns, from a run's folder, on the CPU."
     path, manifest = open_checkpoint(folder, step)
     about, config = manifest['settings']['recipe'], manifest['settings']['config']
     if 'network' not in about:
@@ -257,7 +264,7 @@ def open_run(
     read_tensors(path, {prefix + k: t for k, t in net.state_dict().items()}, prefix)
     facts = dict(network=f'{Path(folder).name}, {path.name}', trained_on=about['preparation'],
                  checkpoint_sha256=sha256(path/'SHA256SUMS'), p_uncond=recipe.p_uncond)
-    return net.to(device).eval().requires_grad_(False), recipe, facts
+    return net, recipe, facts
 
 # %% ../nbs/17_imagenet.ipynb #9b66aaba
 def export_run(
@@ -273,8 +280,8 @@ def export_run(
     save(out, net, recipe=json.dumps(asdict(recipe)), facts=json.dumps(facts))
     return out
 
-def _open_exported(path, device):
-    "What `open_run` returns, from a file of `export_run`."
+def _open_exported(path):
+    "What `open_run` returns, from a file of `export_run`, on the CPU."
     try:
         with safe_open(path, 'pt') as f: notes = f.metadata()
         about, facts = (json.loads(notes[k]) for k in ('recipe', 'facts'))
@@ -283,7 +290,7 @@ def _open_exported(path, device):
     recipe = _recipe_of(about, about['train'])
     net = recipe.build()
     load(path, net)
-    return net.to(device).eval().requires_grad_(False), recipe, facts
+    return net, recipe, facts
 
 def _recipe_of(about, config):
     "A Recipe, from dicts as JSON gives them back."

@@ -500,7 +500,7 @@ FAULTS = {
         'draw ddim', 'sampling', 'z = step(denoiser, z, here, there',
         'if logsnr < logsnr_next: z = step(denoiser, z, here, there', 'waits in sample'),
     'a table of steps on the CPU': Fault(
-        'draw ddim', 'unet', 'self.table = self.exact.to(self.table.device)',
+        'draw ddim', 'pretrained', 'self.table = self.exact.to(self.table.device)',
         'self.table = self.exact', APART),
     'no class on the CPU': Fault(
         'guide free', 'classifier_free', 'return denoiser(z, logsnr, torch.full_like(label, NULL))',

@@ -296,6 +296,7 @@ def test_one_file_is_as_good_as_a_run(small_run, tmp_path):
     make = partial(generate_samples, images=5, steps=3, w=(1.,), device='cpu')
     (a,), (b,) = make(small_run, tmp_path/'a', checkpoint=3), make(path, tmp_path/'b')
     assert (a/'images.npy').read_bytes() == (b/'images.npy').read_bytes()
+    with pytest.raises(ValueError, match='holds one network'): open_network(path, step=3)
     with pytest.raises(ValueError, match='must end in .safetensors'): export_run(small_run, tmp_path/'net.pt')
     save(tmp_path/'other.safetensors', net)
     (tmp_path/'cut.safetensors').write_bytes(path.read_bytes()[:-100])
