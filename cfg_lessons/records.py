@@ -122,7 +122,7 @@ def check_comparable(
 ):
     "Raise ValueError, in one sentence, if they were not measured alike."
     for k in COMPARABLE:
-        values = sorted({repr(card[k]) for card in records})
+        values = sorted({repr(r[k]) for r in records})
         if len(values) > 1:
             raise ValueError(f'These records cannot be compared: {k} is {" and ".join(values)}.')
 
