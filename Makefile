@@ -69,17 +69,11 @@ bench: $(READY)  ## time U-Net, training and samplers against other libraries (C
 equivalence: $(READY)  ## compare our U-Net's answers and gradients with guided-diffusion's (CHECKOUT=folder of openai/guided-diffusion)
 	@$(BIN)/python tests/bench equivalence --checkout "$(CHECKOUT)" $(ARGS)
 
-rehearsal: $(READY)  ## the commands of the full run in miniature, on made-up pictures (five to ten minutes on two cores)
-	@$(BIN)/python tests/rehearsal.py $(ARGS)
-
-gpu-rehearsal:  ## the same at 64 x 64 on a GPU (about ten minutes), with the PyTorch that PYTHON has
-	@PYTHONPATH=. $(PYTHON) tests/rehearsal.py --gpu $(ARGS)
-
 gpu-check:  ## time and compare training and sampling on a GPU, with the PyTorch that PYTHON has
 	@$(PYTHON) tests/bench engine ADM64 ADM128 $(if $(CHECKOUT),--checkout "$(CHECKOUT)") $(ARGS)
 
 clean:  ## remove .venv and everything made by tools
 	rm -rf .venv build dist *.egg-info .pytest_cache
 
-.PHONY: help setup lab answers html latency test doctor export outputs checkpoints results bench equivalence rehearsal gpu-rehearsal gpu-check clean
+.PHONY: help setup lab answers html latency test doctor export outputs checkpoints results bench equivalence gpu-check clean
 .DEFAULT_GOAL := help

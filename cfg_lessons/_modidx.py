@@ -186,6 +186,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'cfg_lessons/features.py'),
                                       'cfg_lessons.features.OwnFeatures.forward': ( 'imagenet.html#ownfeatures.forward',
                                                                                     'cfg_lessons/features.py'),
+                                      'cfg_lessons.features._open_features': ('imagenet.html#_open_features', 'cfg_lessons/features.py'),
+                                      'cfg_lessons.features._sizes_of': ('imagenet.html#_sizes_of', 'cfg_lessons/features.py'),
                                       'cfg_lessons.features.extractor_for': ('imagenet.html#extractor_for', 'cfg_lessons/features.py'),
                                       'cfg_lessons.features.own_features': ('imagenet.html#own_features', 'cfg_lessons/features.py'),
                                       'cfg_lessons.features.reference_of': ('imagenet.html#reference_of', 'cfg_lessons/features.py')},

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from torch.nn import functional as F
 
@@ -61,20 +62,32 @@ def own_features(
 
 # %% ../nbs/17_imagenet.ipynb #f008dd2f
 def extractor_for(
-    features,  # Inception weights, a prepared set whose classifier measures, or "" for this one's
+    features,  # Inception weights, a file of `own_features` or a set it is made for; "" for data
     data,  # a prepared set
     device,  # where it computes
 ):
     "The `Extractor` that measures a set. Raises ValueError, in one sentence."
-    if Path(features or data).is_file(): return Extractor(weights=features, device=device)
-    data = features or data
-    x, _, notes = open_images(data)
-    def build(path):
-        net = OwnFeatures(x.shape[1], len(notes['classes'])).eval()
-        load(path, net)
-        return net
-    register('own-features', build, x.shape[1])
-    return Extractor('own-features', own_features(data), device=device)
+    path = Path(features or data)
+    if not path.is_dir() and path.suffix != '.safetensors':
+        return Extractor(weights=features, device=device)
+    if path.is_dir(): path = own_features(path)
+    channels, _ = _sizes_of(path)
+    register('own-features', _open_features, channels)
+    return Extractor('own-features', path, device=device)
+
+def _sizes_of(path):
+    "Channels and classes of a file of `own_features`. Raises ValueError, in one sentence."
+    try:
+        with safe_open(path, 'pt') as f:
+            return f.get_slice('trunk.0.weight').get_shape()[1], len(f.get_tensor('head.bias'))
+    except (SafetensorError, OSError):
+        raise ValueError(f'{path} is no classifier of a prepared set that own_features wrote, and '
+                         'no file of Inception weights.') from None
+
+def _open_features(path):
+    net = OwnFeatures(*_sizes_of(path)).eval()
+    load(path, net)
+    return net
 
 def reference_of(
     data,  # a prepared set

@@ -257,7 +257,7 @@ def evaluate_samples(
     samples: str,  # a folder of pictures, or of such folders, or .npz as guided-diffusion writes it
     data: str,  # the prepared set whose pictures are the reference, also for the classes
     results: str = '',  # a .jsonl file of records; by itself data/results/NAME.jsonl
-    features: str = '',  # Inception weights; by itself settings.ini's; "own", or a prepared set
+    features: str = '',  # Inception weights (settings.ini's); "own"; or another set, or its file
     reference: str = '',  # OpenAI's statistics, VIRTUAL_imagenet64_labeled.npz, instead of the set
     splits: int = 10,  # parts of the Inception score
     device: str = 'auto',  # cuda, cpu or another; auto takes a GPU, if there is one
@@ -271,7 +271,7 @@ def evaluate_samples(
     found = {path: open_pictures(path) for path in _sample_sets(samples)}
     for path, pictures in found.items(): _check_samples(path, pictures, x, data, notes)
     features = '' if features == 'own' else features or str(settings().inception or '')
-    own = not features or Path(features).is_dir()
+    own = not features or Path(features).is_dir() or features.endswith('.safetensors')
     if own:
         sys.stderr.write('No Inception weights are named: a classifier of the set measures, and '
                          'its numbers, which end in _own, mean nothing beside published ones.\n')

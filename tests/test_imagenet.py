@@ -42,7 +42,6 @@ from cfg_lessons.training import load, save
 from cfg_lessons.pretrained import OPENAI, openai_levels
 from cfg_lessons.unet import UNet, UNetClassifier, UNetConfig
 from engine_worker import ends, start
-from rehearsal import rehearse
 from synthetic import HUES, KINDS, hues_of, scenes
 
 SMALL = UNetConfig(side=16, width=32, mults=(1, 2), blocks=1, attention=(8,), head_width=32, num_classes=3)
@@ -328,6 +327,11 @@ def test_another_sets_classifier_measures(small_set, small_run, tmp_path):
     record, = evaluate_samples(tmp_path/'real.npz', held_out, tmp_path/'r.jsonl', features=str(small_set), splits=1, device='cpu')
     assert abs(record['fid_own']) < 1e-6 and record['extractor_sha256'] == extractor_for('', small_set, 'cpu').identity[2]
     assert not list(Path(held_out).glob('own_features*'))
+    file, = Path(small_set).glob('own_features*')
+    alone, = evaluate_samples(tmp_path/'real.npz', held_out, tmp_path/'file.jsonl', features=str(shutil.copy(file, tmp_path/'mine.safetensors')), splits=1, device='cpu')
+    assert all(alone[k] == v for k, v in record.items() if k not in ('seconds', 'date'))
+    shutil.copy(Path(small_set)/'images.npy', tmp_path/'wrong.safetensors')
+    with pytest.raises(ValueError, match='no classifier of a prepared set'): evaluate_samples(tmp_path/'real.npz', held_out, features=str(tmp_path/'wrong.safetensors'), device='cpu')
 
 
 def test_generate_and_evaluate(small_set, small_run, tmp_path, capsys):
@@ -352,16 +356,6 @@ def test_generate_and_evaluate(small_set, small_run, tmp_path, capsys):
     with pytest.raises(ValueError, match='holds no pictures'): evaluate_samples(tmp_path/'none', small_set, device='cpu')
     other = prepare_again(small_set, tmp_path)
     with pytest.raises(ValueError, match="prepared by 'area'"): evaluate_samples(tmp_path/'samples', other, device='cpu')
-
-
-def test_the_rehearsal(tmp_path):
-    "`make rehearsal` with less of everything: all commands in a row, and nothing is made twice."
-    found = rehearse(tmp_path, RECIPE, KINDS[:3], (0., 1.), 72, 30)
-    assert [r['w'] for r in found] == [0., 1.] and all(r['n'] == 72 and r['fid_own'] > 0 for r in found)
-    hues = json.loads((tmp_path/'hues.json').read_text())
-    assert [sum(n) for n in hues.values()] == [90, 72, 72] and Image.open(tmp_path/'samples.png').size == (12*18, 2*18)
-    times = {p: p.stat().st_mtime_ns for p in tmp_path.glob('s*/**/*') if p.is_file()}
-    assert rehearse(tmp_path, RECIPE, KINDS[:3], (0., 1.), 72, 30) == found and all(p.stat().st_mtime_ns == t for p, t in times.items())
 
 
 def prepare_again(small_set, tmp_path):
