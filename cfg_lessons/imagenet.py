@@ -28,8 +28,7 @@ from .features import extractor_for, reference_of
 from .generation import Network, balanced_labels, generate
 from .images import open_images
 from .evaluation import evaluate, load_reference, open_pictures
-from .records import NUMBERS, read_records, sha256, write_record
-from .networks import in_bf16
+from .records import NUMBERS, read_records, write_record
 from .parallel import process_group
 from .preparation import dataset_name, prepare
 from .recipes import export_run, open_run, train_recipe
@@ -37,9 +36,8 @@ from .sampling import ancestral, clipped, ddim, dpmpp_2m, heun, sample
 from .settings import resolve_device, settings
 from .sources import resolve
 from .tilting import predictor_corrector
-from .training import load
-from .pretrained import RELEASED, eps_only, openai_levels, released
-from .unet import UNetClassifier, for_sampling
+from .pretrained import RELEASED, adm, inference_net, open_dit
+from .unet import UNetClassifier
 
 # %% ../nbs/17_imagenet.ipynb #facc6de8
 def _ancestral(denoiser, z, label, logsnrs, noise, mix=.3):
@@ -112,46 +110,34 @@ def open_network(
     sentence, if there is none."""
     if not path: raise FileNotFoundError('No network is named; give a run, or a file of OpenAI\'s.')
     path = Path(path)
-    if path.is_dir() or path.suffix == '.safetensors' and path.is_file():
+    run = path.is_dir() and not _is_pipeline(path)
+    if run or path.suffix == '.safetensors' and path.is_file():
         net, recipe, facts = open_run(path, step, device)
         c = recipe.network
         _check_kind(path, recipe.kind == 'classifier', classifier)
         shape = c.channels, c.side, c.side
-        return Network(_fast(net, c, bf16), shape, c.num_classes, recipe.levels, device=device,
+        net = inference_net(net, c.num_classes, bf16)
+        return Network(net, shape, c.num_classes, recipe.levels, device=device,
                        about=facts), recipe
     if path.stem in RELEASED and path.is_file():
         _check_kind(path, RELEASED[path.stem][0] is UNetClassifier, classifier)
-        return _adm(path, device, bf16), None
+        return adm(path, device, bf16), None
+    if _is_pipeline(path):
+        _check_kind(path, False, classifier)
+        return open_dit(str(path), device, bf16), None
     if ':' in str(path): return resolve(str(path), {}, 'network')(device), None
-    raise FileNotFoundError(f'{path} is no run, no file of OpenAI\'s and no module:function.')
+    raise FileNotFoundError(f'{path} is no run, no file of OpenAI\'s, no DiT of diffusers and no '
+                            'module:function.')
+
+def _is_pipeline(path):
+    "Whether a path is a folder of diffusers, or looks like a name on the hub, owner/name."
+    named = len(path.parts) == 2 and not path.is_absolute() and not path.parent.exists()
+    return (path/'model_index.json').is_file() or named and ':' not in str(path)
 
 def _check_kind(path, found, wanted):
     "Raise ValueError, in one sentence, unless a network is of the kind that is wanted."
     if found and not wanted: raise ValueError(f'{path} is a classifier, which makes no pictures.')
     if wanted and not found: raise ValueError(f'{path} is no classifier of noisy pictures.')
-
-# %% ../nbs/17_imagenet.ipynb #46e05e44
-def _adm(path, device, bf16):
-    "One of OpenAI's networks, from its file."
-    net, table = released(path.stem), openai_levels(RELEASED[path.stem][2])
-    load(path, net)
-    c, net = net.config, net.to(device).eval().requires_grad_(False)
-    def levels(T):
-        asked = table[np.linspace(len(table) - 1, 0, T).round().astype(int)]
-        return torch.cat([torch.from_numpy(asked), torch.tensor([float('inf')])])
-    facts = dict(network=path.stem, trained_on='dhariwal', checkpoint_sha256=sha256(path),
-                 p_uncond=0.)
-    denoiser = _fast(net, c, bf16)
-    if c.out_channels > c.channels: denoiser = eps_only(denoiser)
-    return Network(denoiser, (c.channels, c.side, c.side), c.num_classes, levels, device=device,
-                   discrete=True, about=facts)
-
-# %% ../nbs/17_imagenet.ipynb #ac509d31
-def _fast(net, config, bf16):
-    "How a network of ours is asked in sampling: on a GPU in 16 bits, elsewhere on request."
-    if next(net.parameters()).is_cuda: net = for_sampling(net)
-    elif bf16: net = in_bf16(net)
-    return net if config.num_classes else unconditional(net)
 
 # %% ../nbs/17_imagenet.ipynb #87ea8883
 def generate_samples(
@@ -163,7 +149,7 @@ def generate_samples(
     guidance_options: dict[str, float] = {},  # e.g. low -2 high 6, or eta 0 momentum -0.5
     weak: str = '',  # a weaker network, for autoguidance and weak_unconditional
     classifier: str = '',  # a classifier of noisy pictures, for guidance by a classifier
-    limit: str = 'clipped',  # how predicted pictures are kept in range: a name in LIMITS
+    limit: str = '',  # how predictions are kept in range: a name in LIMITS; latents are not
     sampler: str = '',  # a name in SAMPLERS, or module:function; the recipe's by itself
     sampler_options: dict[str, float] = {},  # e.g. mix 0.3
     steps: int = 0,  # T, the noise levels visited; 0 for the recipe's, or 250
@@ -182,6 +168,7 @@ def generate_samples(
                   sampler=sampler, sampler_options=sampler_options, steps=steps, bf16=bf16)
     with process_group(resolve_device(device)) as place:
         net, others, recipe = _open_all(place, network, checkpoint, weak, classifier, bf16)
+        chosen |= dict(limit=limit or ('none' if net.picture else 'clipped'))
         _check_networks(net, others, guidance, w)
         guide, run, steps, made = _composed(others, recipe, chosen)
         asked = np.load(labels) if labels else balanced_labels(images, _classes(net, others), seed)
@@ -255,27 +242,28 @@ def _write_npz(folder):
 # %% ../nbs/17_imagenet.ipynb #4fb71750
 def evaluate_samples(
     samples: str,  # a folder of pictures, or of such folders, or .npz as guided-diffusion writes it
-    data: str,  # the prepared set whose pictures are the reference, also for the classes
+    data: str = '',  # the prepared set whose pictures are the reference, also for the classes
     results: str = '',  # a .jsonl file of records; by itself data/results/NAME.jsonl
     features: str = '',  # Inception weights (settings.ini's); "own"; or another set, or its file
-    reference: str = '',  # OpenAI's statistics, VIRTUAL_imagenet64_labeled.npz, instead of the set
+    reference: str = '',  # OpenAI's VIRTUAL_imagenet64_labeled.npz, instead of the set or beside it
     splits: int = 10,  # parts of the Inception score
     device: str = 'auto',  # cuda, cpu or another; auto takes a GPU, if there is one
 ):
     """Measure each folder of pictures that has no record yet and write one; return the records.
     Without Inception's weights a small classifier of the set measures, and each number's name ends
     in _own. Raises ValueError or OSError, in one sentence."""
-    device, (x, _, notes) = resolve_device(device), open_images(data)
-    if 'images_sha256' not in notes:
-        raise ValueError(f'{data} was not made by prepare; nobody knows how it was prepared.')
+    device = resolve_device(device)
     found = {path: open_pictures(path) for path in _sample_sets(samples)}
-    for path, pictures in found.items(): _check_samples(path, pictures, x, data, notes)
+    if data: _check_samples(found, data)
     features = '' if features == 'own' else features or str(settings().inception or '')
     own = not features or Path(features).is_dir() or features.endswith('.safetensors')
     if own:
         sys.stderr.write('No Inception weights are named: a classifier of the set measures, and '
                          'its numbers, which end in _own, mean nothing beside published ones.\n')
-    extract, name = extractor_for(features, data, device), dataset_name(data)
+    if not data and (own or not reference):
+        raise ValueError('Without a prepared set, give Inception weights and a --reference.')
+    extract = extractor_for(features, data, device)
+    name = dataset_name(data) if data else Path(reference).stem
     compared = load_reference(reference, extract) if reference else reference_of(data, extract)
     results, records = Path(results or f'data/results/{name}.jsonl'), []
     for path, pictures in tqdm(found.items(), disable=None):
@@ -303,14 +291,20 @@ def _sample_sets(samples):
     if samples.suffix == '.npz' or samples.is_dir(): return [samples]
     raise ValueError(f'{samples} holds no pictures; generate samples first.')
 
-def _check_samples(path, pictures, x, data, notes):
+def _check_samples(found, data):
     "Raise ValueError, in one sentence, for pictures that cannot be compared with a set."
-    if pictures.shape[1:] != x.shape[1:]:
-        raise ValueError(f'{path} has pictures of {pictures.shape[1:]}, {data} of {x.shape[1:]}.')
-    trained_on = _made(path)[0].get('trained_on', notes['preparation'])
-    if trained_on != notes['preparation']:
-        raise ValueError(f'{path} is by a network trained on pictures prepared by {trained_on!r}, '
-                         f'{data} was prepared by {notes["preparation"]!r}; prepare a set alike.')
+    x, _, notes = open_images(data)
+    if 'images_sha256' not in notes:
+        raise ValueError(f'{data} was not made by prepare; nobody knows how it was prepared.')
+    for path, pictures in found.items():
+        if pictures.shape[1:] != x.shape[1:]:
+            raise ValueError(f'{path} has pictures of {pictures.shape[1:]}, {data} of '
+                             f'{x.shape[1:]}.')
+        trained_on = _made(path)[0].get('trained_on', notes['preparation'])
+        if trained_on != notes['preparation']:
+            raise ValueError(f'{path} is by a network trained on pictures prepared by '
+                             f'{trained_on!r}, {data} was prepared by {notes["preparation"]!r}; '
+                             'prepare a set alike.')
 
 def _made(path):
     "What a record says of the making of some pictures, and their classes or None."

@@ -18,7 +18,7 @@ CHAPTERS = [p for p in NOTEBOOKS if re.match(r'[01]\d_', p.name)]
 # Which modules of the book each module may import. The roof may import all and is imported by none;
 # plotting, lab and exercises are for notebooks and commands alone.
 FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), exercises={'plotting', 'settings', 'training'},
-              unet={'diffusion', 'networks'}, pretrained={'unet'}, imagenet=None)
+              unet={'diffusion', 'networks'}, pretrained={'classifier_free', 'classifier_guidance', 'diffusion', 'generation', 'images', 'networks', 'records', 'sampling', 'training', 'unet'}, imagenet=None)
 FLOORS |= dict(sources={'settings', 'training'}, preparation={'checkpoints', 'images', 'records', 'sources', 'training'}, costs={'networks', 'parallel', 'unet'})
 FLOORS |= dict(features={'evaluation', 'images', 'preparation', 'training'}, commands={'records', 'recipes'})
 FLOORS |= dict(recipes={'checkpoints', 'classifier_free', 'classifier_guidance', 'costs', 'diffusion', 'engine', 'features', 'generation', 'images', 'logs',
@@ -34,7 +34,7 @@ FLOORS |= dict(logs={'images', 'records', 'metrics', 'parallel', 'sampling', 'tr
 FLOORS |= dict(engine={'images', 'networks', 'training', 'parallel', 'checkpoints', 'logs'})
 FLOORS |= dict(generation={'diffusion', 'images', 'sampling', 'training', 'checkpoints'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little
-HEAVY = {'torch_fidelity', 'torchvision', 'fastcore', 'tyro', 'pyarrow', 'sklearn', 'ipywidgets', 'matplotlib', 'IPython', 'nbdev'}
+HEAVY = {'diffusers', 'transformers', 'torch_fidelity', 'torchvision', 'fastcore', 'tyro', 'pyarrow', 'sklearn', 'ipywidgets', 'matplotlib', 'IPython', 'nbdev'}
 FOR_NOTEBOOKS = {'plotting', 'lab', 'exercises'}
 
 

@@ -551,3 +551,17 @@ def test_commands_say_what_is_wrong(small_set, tmp_path, capsys):
     command(bill, ['digits', '--network.num-classes', '5', '--train.steps', '100'])
     said = capsys.readouterr().out
     assert 'gpu hours' in said and 'assumptions' in said
+
+
+def test_a_set_is_not_needed_beside_a_reference(small_set, small_run, tmp_path, monkeypatch):
+    "Pictures are measured against OpenAI's statistics alone where Inception's weights are named; else one sentence."
+    samples = generate_samples(small_run, tmp_path/'s', images=24, steps=3, device='cpu')
+    for how in (dict(), dict(reference='a.npz'), dict(features=str(small_set))):
+        with pytest.raises(ValueError, match='give Inception weights and a --reference'): evaluate_samples(tmp_path/'s', device='cpu', **how)
+    extract = extractor_for('', small_set, 'cpu')
+    monkeypatch.setattr(imagenet, 'extractor_for', lambda *_: extract)
+    seen = reference_of(small_set, extract)
+    np.savez(tmp_path/'stats.npz', mu=seen.mean, sigma=seen.cov)
+    record, = evaluate_samples(tmp_path/'s', features='inception.pth', reference=str(tmp_path/'stats.npz'), results=tmp_path/'r.jsonl', splits=1, device='cpu')
+    with_set, = evaluate_samples(tmp_path/'s', small_set, features='inception.pth', results=tmp_path/'q.jsonl', splits=1, device='cpu')
+    assert record['dataset'] == 'stats' and abs(record['fid']/with_set['fid'] - 1) < 1e-9 and record['recall'] is None and len(samples) == 1

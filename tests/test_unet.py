@@ -17,7 +17,7 @@ FULL = ['ADM-128', 'ADM-256', 'ADM-256, unconditional']  # too large for every t
 
 
 def test_the_comparison_on_record():
-    record = newest(RESULTS, 'equivalence')
+    record = newest(RESULTS, 'equivalence', what='answers')
     assert set(record['cases']) == set(compared_shapes())
     for name, case in record['cases'].items():
         assert case['same_names'] and max(case[k] for k in ('answer', 'gradient', 'parameter_gradients')) < 1e-5, name
@@ -40,7 +40,7 @@ def test_records_say_what_made_them():
 @pytest.mark.parametrize('name', [n for n in compared_shapes() if n not in FULL])
 def test_still_the_same_network(name):
     "The numbers that our network gave when it was compared, from seeded weights, ADM-64 at full size among them."
-    config, case = compared_shapes()[name], newest(RESULTS, 'equivalence')['cases'][name]
+    config, case = compared_shapes()[name], newest(RESULTS, 'equivalence', what='answers')['cases'][name]
     net = seeded_weights(UNet(config)).eval()
     assert sum(p.numel() for p in net.parameters()) == case['parameters']
     answer, _, _ = probe(net.requires_grad_(name != 'ADM-64'), config, lambda net, *given: net(*given), case['batch'])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from .equivalence import equivalence, compared_shapes
+from .equivalence import compared_shapes, equivalence, sampling_equivalence
 from .forward import forward_cases
 from .gpu import gpu_bench
 from .others import checkout, is_installed
@@ -48,6 +48,7 @@ def facts_of(
     if bench == 'equivalence':
         if not module:
             raise ValueError('equivalence needs --checkout, a checkout of guided-diffusion.')
+        yield sampling_equivalence(asked.checkout)
         yield equivalence(asked.checkout)
         return
     if bench in ('ADM64', 'ADM128', 'engine'):

@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from cfg_lessons.classifier_guidance import classifier_guided
 from cfg_lessons.diffusion import NULL
 from cfg_lessons.networks import timestep
-from cfg_lessons.pretrained import OPENAI, openai_levels
+from cfg_lessons.pretrained import OPENAI, TableStep, openai_levels, shifted_mean
+from cfg_lessons.sampling import ancestral, clipped, final, sample
 from cfg_lessons.unet import ADM64, ADM128, ADM256, UNet, UNetConfig
 
 from .others import checkout, in_guided_diffusion, ask_ours, class_row, seeded_weights
@@ -109,3 +111,44 @@ def equivalence(
         sys.stderr.write(f'{name}: {cases[name]["answer"]:.0e}\n')
     return dict(bench='equivalence', what='answers', cases=cases,
                 tables_apart=schedule_difference(path))
+
+
+def sampling_equivalence(
+    path,  # folder of a checkout of guided-diffusion
+    T=50,  # steps, of its table of 1,000
+):
+    """How far samples of guided-diffusion's loop and ours are apart, for three weights of a
+    classifier: with the order of the original, and with ours. The facts of a record."""
+    checkout(path)
+    theirs, respace = (importlib.import_module(f'guided_diffusion.{m}') for m in ('gaussian_diffusion', 'respace'))
+    torch.manual_seed(0)
+    mix, read = torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.Linear(3*64, 10)
+    def network(x, t, y=None): return mix(x)*torch.cos(t/1000)[:, None, None, None] + .7*x
+    def names(x, t): return read(x.flatten(1))*(1 + t/1000)[:, None]
+    kept = respace.space_timesteps(1000, [T])
+    loop = respace.SpacedDiffusion(
+        use_timesteps=kept, betas=theirs.get_named_beta_schedule('linear', 1000),
+        model_mean_type=theirs.ModelMeanType.EPSILON, model_var_type=theirs.ModelVarType.FIXED_SMALL,
+        loss_type=theirs.LossType.MSE)
+    label, table, cases = torch.tensor([3, 5]), openai_levels('linear'), {}
+    tell, levels = TableStep(table), torch.tensor([*table[sorted(kept)[::-1]], float('inf')])
+    def denoiser(z, logsnr, label): return network(z, tell(logsnr).round())
+    def classifier(z, logsnr): return names(z, tell(logsnr).round())
+    for w in (0., 1., 4.):
+        def slope(x, t, y=None):
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                own = names(x, t).log_softmax(1)[range(2), label]
+                return w*torch.autograd.grad(own.sum(), x)[0]
+        z = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+        torch.manual_seed(7)
+        wanted = loop.p_sample_loop(network, z.shape, noise=z, clip_denoised=True, device='cpu',
+                                    cond_fn=slope, model_kwargs=dict(y=label))
+        after = shifted_mean(classifier, w)
+        inside = clipped(classifier_guided(denoiser, classifier, w))
+        for name, d, step in [('guided after the clip', clipped(denoiser), after),
+                              ('guided before the clip', inside, ancestral)]:
+            torch.manual_seed(7)
+            x = final(sample(d, z, label, levels, step))
+            cases[f'{name}, w = {w:g}'] = dict(difference=(x - wanted).abs().max().item())
+    return dict(bench='equivalence', what='sampling', T=T, cases=cases)
