@@ -59,6 +59,14 @@ results: $(READY)  ## make the records of the digits that are not stored yet (th
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/11_digits.ipynb
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/13_beyond.ipynb
 
+photographs: $(READY)  ## everything of chapter 15 from nothing: data, networks, records (an evening on two cores; stopped and called again, it goes on)
+	@$(BIN)/cfg-prepare --source fashion_mnist --out data/fashion_mnist --size 28 --channels 1
+	@$(BIN)/cfg-prepare --source fashion_mnist_test --out data/fashion_mnist_test --size 28 --channels 1
+	@OMP_NUM_THREADS=2 $(BIN)/cfg-train --config data/recipes/photographs.toml --data data/fashion_mnist --out runs/photographs
+	@$(BIN)/cfg-export --run runs/photographs --out data/checkpoints/photographs.safetensors
+	@$(TEST_ENV) $(BIN)/nbdev-test --flags slow --cell-timeout 36000 nbs/15_photographs.ipynb
+	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 90000 nbs/15_photographs.ipynb
+
 answers: $(READY)  ## show how many exercises you have answered (ARGS=--restore puts your answers back after an update)
 	@$(BIN)/python -c 'from cfg_lessons.exercises import answers; import sys; answers(sys.argv[1:])' $(ARGS)
 
@@ -75,5 +83,5 @@ gpu-check:  ## time and compare training and sampling on a GPU, with the PyTorch
 clean:  ## remove .venv and everything made by tools
 	rm -rf .venv build dist *.egg-info .pytest_cache
 
-.PHONY: help setup lab answers html latency test doctor export outputs checkpoints results bench equivalence gpu-check clean
+.PHONY: help setup lab answers html latency test doctor export outputs checkpoints results photographs bench equivalence gpu-check clean
 .DEFAULT_GOAL := help

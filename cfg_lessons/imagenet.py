@@ -164,11 +164,12 @@ def generate_samples(
     """Generate pictures for each weight, on the processes that torchrun started or on one, or go on
     with it; return the folders. Raises ValueError or OSError, in one sentence."""
     check_whole('images', images), check_whole('steps', steps or 2, 2)
-    chosen = dict(guidance=guidance, guidance_options=guidance_options, limit=limit,
-                  sampler=sampler, sampler_options=sampler_options, steps=steps, bf16=bf16)
+    chosen = dict(guidance=guidance, guidance_options=guidance_options, sampler=sampler,
+                  sampler_options=sampler_options, steps=steps)
     with process_group(resolve_device(device)) as place:
         net, others, recipe = _open_all(place, network, checkpoint, weak, classifier, bf16)
-        chosen |= dict(limit=limit or ('none' if net.picture else 'clipped'))
+        chosen |= dict(limit=limit or ('none' if net.picture else 'clipped'),
+                       bf16=bf16 and torch.device(place).type == 'cpu')
         _check_networks(net, others, guidance, w)
         guide, run, steps, made = _composed(others, recipe, chosen)
         asked = np.load(labels) if labels else balanced_labels(images, _classes(net, others), seed)

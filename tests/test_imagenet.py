@@ -39,7 +39,7 @@ from cfg_lessons.recipes import RECIPES, Recipe, export_run, open_run, train_rec
 from cfg_lessons.sampling import ancestral, clipped, ddim, dpmpp_2m, final, heun, per_example_noise, sample
 from cfg_lessons.sources import decode, find_files
 from cfg_lessons.training import load, save
-from cfg_lessons.pretrained import OPENAI, openai_levels
+from cfg_lessons.pretrained import OPENAI, openai_levels, released
 from cfg_lessons.unet import UNet, UNetClassifier, UNetConfig
 from engine_worker import ends, start
 from synthetic import HUES, KINDS, hues_of, scenes
@@ -497,7 +497,7 @@ def test_openais_files(monkeypatch, tmp_path):
     z, conditions = torch.randn(2, 3, 16, 16), (torch.tensor([0., 1.]), torch.tensor([1, 2]))
     guided = extrapolate(open_network(other)[0].denoiser, open_network(free)[0].denoiser, 1.5)
     with torch.no_grad():
-        strong, weak = (imagenet.released(name) for name in ('256x256_diffusion', '256x256_diffusion_uncond'))
+        strong, weak = (released(name) for name in ('256x256_diffusion', '256x256_diffusion_uncond'))
         for path, net in ((other, strong), (free, weak)): load(path, net)
         strong = strong.eval()(z, *conditions)[:, :3]
         weak = weak.eval()(z, conditions[0], torch.tensor([-1, -1]))[:, :3]
@@ -555,7 +555,7 @@ def test_commands_say_what_is_wrong(small_set, tmp_path, capsys):
 
 def test_a_set_is_not_needed_beside_a_reference(small_set, small_run, tmp_path, monkeypatch):
     "Pictures are measured against OpenAI's statistics alone where Inception's weights are named; else one sentence."
-    samples = generate_samples(small_run, tmp_path/'s', images=24, steps=3, device='cpu')
+    samples = generate_samples(small_run, tmp_path/'s', images=72, steps=2, device='cpu')
     for how in (dict(), dict(reference='a.npz'), dict(features=str(small_set))):
         with pytest.raises(ValueError, match='give Inception weights and a --reference'): evaluate_samples(tmp_path/'s', device='cpu', **how)
     extract = extractor_for('', small_set, 'cpu')
