@@ -8,15 +8,28 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[:1] = [str(ROOT), str(ROOT/'docs')]
+from api import pages as reference
 
 
-def contents(notebooks):
+def contents(notebooks, modules):
     "The table of contents as a cell for the front page."
     part = lambda caption, names: '\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', '', *names, '```'])
     chapters = [p.stem for p in notebooks if re.match(r'[01]\d_', p.stem)]
     rest = [p.stem for p in notebooks if re.match(r'9\d_', p.stem)]
-    text = part('Chapters', chapters) + '\n\n' + part('Appendices', rest)
+    text = '\n\n'.join([part('Chapters', chapters), part('Appendices', rest), part('Reference', [f'api_{m}' for m in modules])])
     return dict(cell_type='markdown', id='contents', metadata={}, source=text)
+
+
+def tidy(book):
+    "The book's cells as a page shows them: no directives, long code behind a button."
+    for c in book['cells']:
+        if c['cell_type'] != 'code': continue
+        lines = [line for line in ''.join(c['source']).splitlines(True) if not line.startswith('#|')]
+        c['source'] = ''.join(lines)
+        if len(lines) > 25 and 'mark(' not in c['source']: c['metadata'].setdefault('tags', []).append('hide-input')
+    book['cells'] = [c for c in book['cells'] if ''.join(c['source']).strip()]
+    return book
 
 
 def build(out):
@@ -29,12 +42,14 @@ def build(out):
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as folder:
         source, made = Path(folder)/'source', Path(folder)/'made'
         source.mkdir()
-        shutil.copy(ROOT/'docs'/'conf.py', source)
+        for name in ('conf.py', 'favicon.svg', 'book.css'): shutil.copy(ROOT/'docs'/name, source)
+        modules = reference(sorted(p for p in (ROOT/'cfg_lessons').glob('*.py') if not p.stem.startswith('_')))
+        for name, text in modules.items(): (source/f'api_{name}.md').write_text(text)
         for path in notebooks:
-            book = json.loads(path.read_text())
-            if path.stem == 'index': book['cells'].append(contents(notebooks))
+            book = tidy(json.loads(path.read_text()))
+            if path.stem == 'index': book['cells'].append(contents(notebooks, modules))
             (source/path.name).write_text(json.dumps(book))
-        status = subprocess.call([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', str(source), str(made)])
+        status = subprocess.call([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-d', f'{folder}/trees', str(source), str(made)])
         if not status:
             if out.exists(): shutil.rmtree(out)
             made.replace(out)

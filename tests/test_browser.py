@@ -188,11 +188,17 @@ def test_an_answer_is_marked_and_remembered(page):
 
 
 def test_every_page_can_be_read_offline(tmp_path, browser):
-    "No request leaves the folder or fails, every formula is typeset, every picture is there, every link leads somewhere."
+    "No request leaves the folder or fails, every formula is typeset, every picture is there, every link leads somewhere, tables are tables, and the library has its reference."
     pages, failed = tmp_path/'book', []
     subprocess.run([sys.executable, ROOT/'docs'/'build.py', pages], check=True)
     sheets = sorted(pages.glob('*.html'))
     assert {p.stem for p in (ROOT/'nbs').glob('*.ipynb')} <= {p.stem for p in sheets}
+    shown = {p: p.read_text() for p in sheets}
+    computed = sum('text/markdown' in o.get('data', {}) for p in (ROOT/'nbs').glob('*.ipynb') for c in json.loads(p.read_text())['cells'] for o in c.get('outputs', []))
+    assert sum(text.count('<table') for text in shown.values()) >= computed > 80
+    spoiled = [p.name for p, text in shown.items() if re.search(r'<p>\s*\|', text) or re.search(r'>#\|', text)]
+    assert not spoiled, f'tables that are none, or directives, in {spoiled}'
+    assert {f'api_{p.stem}' for p in (ROOT/'cfg_lessons').glob('[a-z]*.py')} <= {p.stem for p in sheets} and 'where to go, (B,), cleaner' in shown[pages/'api_sampling.html']
     page = browser.new_page()
     page.on('request', lambda r: r.url.startswith(('file:', 'data:', 'blob:')) or failed.append(f'wants {r.url}'))
     page.on('requestfailed', lambda r: Path(unquote(urlparse(r.url).path)).exists() or failed.append(f'lacks {r.url}'))  # not: broken off by the next page
@@ -206,6 +212,10 @@ def test_every_page_can_be_read_offline(tmp_path, browser):
         links = page.eval_on_selector_all('a[href]', 'es => es.map(e => e.getAttribute("href"))')
         gone = [h for h in links if not re.match(r'[a-z]+:', h) and h.split('#')[0] and not (pages/h.split('#')[0]).exists()]
         assert not gone, f'{sheet.name} links to {gone}'
+    page.set_viewport_size(dict(width=390, height=800))
+    for sheet in sheets:
+        page.goto(sheet.as_uri())
+        assert page.evaluate('document.documentElement.scrollWidth') <= 390, f'{sheet.name} scrolls sideways on a phone'
     page.goto((pages/'search.html').as_uri() + '?q=overshoot')
     page.wait_for_selector('#search-results li a', timeout=30_000)
     page.close()
