@@ -47,8 +47,9 @@ outputs: $(READY)  ## run every chapter in the quick profile and store its outpu
 	@$(TEST_ENV) $(BIN)/nbdev-test --n-workers $(WORKERS) --timing --save $(if $(CHAPTER),nbs/$(CHAPTER).ipynb,nbs)
 	@$(BIN)/nbdev-clean
 	@$(BIN)/python -c "import base64, pathlib, re; \
-		text = pathlib.Path('nbs/index.ipynb').read_text(); \
-		pathlib.Path('data/guidance.png').write_bytes(base64.b64decode(re.search(r'image/png;base64,([^\\\\\"]+)', text)[1]))"
+		first = lambda name: base64.b64decode(re.search(r'image/png;base64,([^\\\\\"]+)', pathlib.Path(f'nbs/{name}.ipynb').read_text())[1]); \
+		pathlib.Path('data/guidance.png').write_bytes(first('index')); \
+		pathlib.Path('data/photographs.png').write_bytes(first('15_photographs'))"
 
 checkpoints: $(READY)  ## train the stored digits networks again (about an hour on two cores)
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags slow --cell-timeout 7200 nbs/08_metrics.ipynb
@@ -63,6 +64,7 @@ photographs: $(READY)  ## everything of chapter 15 from nothing: data, networks,
 	@$(BIN)/cfg-prepare --source fashion_mnist --out data/fashion_mnist --size 28 --channels 1
 	@$(BIN)/cfg-prepare --source fashion_mnist_test --out data/fashion_mnist_test --size 28 --channels 1
 	@OMP_NUM_THREADS=2 $(BIN)/cfg-train --config data/recipes/photographs.toml --data data/fashion_mnist --out runs/photographs
+	@OMP_NUM_THREADS=2 $(BIN)/cfg-train --config data/recipes/photographs.toml --head eps --weight unweighted --logsnr-min -20 --logsnr-max 20 --train.steps 1000 --data data/fashion_mnist --out runs/photographs_paper
 	@$(BIN)/cfg-export --run runs/photographs --out data/checkpoints/photographs.safetensors
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags slow --cell-timeout 36000 nbs/15_photographs.ipynb
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 90000 nbs/15_photographs.ipynb
