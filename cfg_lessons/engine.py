@@ -257,8 +257,6 @@ class _Run:
         for hook in hooks: facts |= hook(step, averaged) or {}
         self.log.line('save', step=step, **facts)
 
-    def close(self): self.writer.close()
-
 # %% ../nbs/14_engine.ipynb #938ccb02
 def _check_nonfinite(run, step):
     "Raise ValueError, the same on every rank, if too many steps in a row were skipped."
@@ -299,7 +297,7 @@ def fit(
         state, log = TrainState(net, config), opened.enter_context(closing(Log(folder, settings)))
         start = done = resume(folder, state, settings, log)
         run = _Run(folder, state, config, settings, log, start)
-        opened.callback(run.close)
+        opened.enter_context(closing(run.writer))
         for step, mean_loss in _steps(run, loss, data, lr, start):
             run.metrics.step(step, mean_loss, state.opt.norm)
             done = step + 1

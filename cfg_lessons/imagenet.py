@@ -24,7 +24,7 @@ from .classifier_free import batched_cfg, classifier_free, extrapolate, uncondit
 from .classifier_guidance import classifier_guided
 from .commands import command
 from .costs import bill
-from .features import extractor_for, reference_of
+from .features import extractor_for, is_own, reference_of
 from .generation import Network, balanced_labels, generate
 from .images import open_images
 from .evaluation import evaluate, load_reference, open_pictures
@@ -110,8 +110,10 @@ def open_network(
     sentence, if there is none."""
     if not path: raise FileNotFoundError('No network is named; give a run, or a file of OpenAI\'s.')
     path = Path(path)
-    run = path.is_dir() and not _is_pipeline(path)
-    if run or path.suffix == '.safetensors' and path.is_file():
+    if _is_pipeline(path):
+        _check_kind(path, False, classifier)
+        return open_dit(str(path), device, bf16), None
+    if path.is_dir() or path.suffix == '.safetensors' and path.is_file():
         net, recipe, facts = open_run(path, step, device)
         c = recipe.network
         _check_kind(path, recipe.kind == 'classifier', classifier)
@@ -122,9 +124,6 @@ def open_network(
     if path.stem in RELEASED and path.is_file():
         _check_kind(path, RELEASED[path.stem][0] is UNetClassifier, classifier)
         return adm(path, device, bf16), None
-    if _is_pipeline(path):
-        _check_kind(path, False, classifier)
-        return open_dit(str(path), device, bf16), None
     if ':' in str(path): return resolve(str(path), {}, 'network')(device), None
     raise FileNotFoundError(f'{path} is no run, no file of OpenAI\'s, no DiT of diffusers and no '
                             'module:function.')
@@ -168,7 +167,7 @@ def generate_samples(
                   sampler_options=sampler_options, steps=steps)
     with process_group(resolve_device(device)) as place:
         net, others, recipe = _open_all(place, network, checkpoint, weak, classifier, bf16)
-        chosen |= dict(limit=limit or ('none' if net.picture else 'clipped'),
+        chosen |= dict(limit=limit or ('clipped' if net.picture in ((), net.shape) else 'none'),
                        bf16=bf16 and torch.device(place).type == 'cpu')
         _check_networks(net, others, guidance, w)
         guide, run, steps, made = _composed(others, recipe, chosen)
@@ -257,7 +256,7 @@ def evaluate_samples(
     found = {path: open_pictures(path) for path in _sample_sets(samples)}
     if data: _check_samples(found, data)
     features = '' if features == 'own' else features or str(settings().inception or '')
-    own = not features or Path(features).is_dir() or features.endswith('.safetensors')
+    own = is_own(features)
     if own:
         sys.stderr.write('No Inception weights are named: a classifier of the set measures, and '
                          'its numbers, which end in _own, mean nothing beside published ones.\n')

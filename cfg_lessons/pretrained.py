@@ -23,7 +23,7 @@ from .generation import Network
 from .images import to_uint8
 from .networks import in_bf16
 from .records import sha256
-from .sampling import ancestral
+from .sampling import ancestral, ancestral_std
 from .training import load
 from .unet import (ADM64, ADM128, ADM256, CLASSIFIER64, CLASSIFIER128, CLASSIFIER256,
                               UNet, UNetClassifier, for_sampling)
@@ -82,8 +82,10 @@ def scheduler_levels(
     "The log-SNR at step 0, 1, ... of its table, falling, a float64 array. Raises ValueError."
     if not hasattr(scheduler, 'alphas_cumprod'):
         raise ValueError(f'{type(scheduler).__name__} has no table of noise levels.')
-    alpha2 = np.asarray(scheduler.alphas_cumprod.double().cpu()).clip(min=2.**-24)
-    return np.log(alpha2) - np.log1p(-alpha2)
+    return _logsnr(np.asarray(scheduler.alphas_cumprod.double().cpu()).clip(min=2.**-24))
+
+def _logsnr(alpha2):
+    with np.errstate(divide='ignore'): return np.log(alpha2) - np.log1p(-alpha2)
 
 def scheduler_steps(
     scheduler,  # one of diffusers', with a table
@@ -94,8 +96,7 @@ def scheduler_steps(
     table, scheduler = scheduler_levels(scheduler), copy.deepcopy(scheduler)
     scheduler.set_timesteps(T)
     asked = table[np.asarray(scheduler.timesteps).round().astype(int)]
-    end = float(getattr(scheduler, 'final_alpha_cumprod', 1.))
-    end = np.log(end) - np.log1p(-end) if end < 1 else np.inf
+    end = _logsnr(float(getattr(scheduler, 'final_alpha_cumprod', 1.)))
     return torch.tensor([*asked, end], dtype=torch.float64)
 
 # %% ../nbs/16_pretrained.ipynb #a4c098b1
@@ -251,9 +252,7 @@ def shifted_mean(
 ):
     "An ancestral step with its mean moved by a classifier: Dhariwal & Nichol 2021, Algorithm 1."
     def step(denoiser, z, logsnr, logsnr_next, label, noise=torch.randn_like):
-        (_, sigma), (_, sigma_next) = alpha_sigma(logsnr, z), alpha_sigma(logsnr_next, z)
-        change = -(logsnr - logsnr_next).expm1().reshape(sigma.shape)
-        variance = change*sigma_next**(2 - 2*mix)*sigma**(2*mix)
+        variance = ancestral_std(z, logsnr, logsnr_next, mix)**2
         z_next = ancestral(denoiser, z, logsnr, logsnr_next, label, noise, mix)
         return z_next + w*variance*class_gradient(classifier, z, logsnr, label)
     return step

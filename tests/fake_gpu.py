@@ -484,7 +484,7 @@ FAULTS = {
         'draw ddim', 'sampling', 'torch.from_numpy(np.stack(rows)).to(like, non_blocking=True)',
         'torch.from_numpy(np.stack(rows))', APART),
     'fresh noise on the CPU': Fault(
-        'draw ancestral', 'sampling', 'sigma**mix*noise(z)', 'sigma**mix*torch.randn(z.shape)',
+        'draw ancestral', 'sampling', 'logsnr_next, mix)*noise(z)', 'logsnr_next, mix)*torch.randn(z.shape)',
         APART),
     'levels of multistep on the CPU': Fault(
         'draw multistep', 'sampling', """logsnrs = logsnrs.to(z)

@@ -300,3 +300,18 @@ def test_every_method_keeps_shape_precision_and_input(shape, dtype):
         assert got.shape == z.shape and got.dtype == dtype
     for got, weight in tilting.sample_tilted(toy, z, c, torch.linspace(-8, 2, 5), 1.): assert got.shape == z.shape and weight.shape == c.shape
     assert z.equal(before)
+
+
+def test_samplers_refuse_in_one_sentence():
+    "Levels that do not rise, are no list, collapse in 16 bits or end at infinity where they must not; a limit that is none; noise for another batch."
+    d, z, c = exact_denoiser(three_gaussians()), torch.randn(5, 2), torch.zeros(5, dtype=torch.long)
+    for run, words in [(lambda: clipped(d, 0.), 'must be positive'), (lambda: final(sample(d, z, c, torch.linspace(5, -5, 3))), 'rises from noise to data'),
+                       (lambda: final(sample(d, z, c, torch.tensor(3.))), 'one list'), (lambda: final(dpmpp_2m(d, z, c, torch.tensor([-20., 0., float('inf')]))), 'finite'),
+                       (lambda: final(sample(d, z.bfloat16(), c, cosine(torch.linspace(1, 0, 1025)))), 'rises'), (lambda: per_example_noise(0, range(3))(torch.zeros(4, 2)), 'for 3 examples')]:
+        with pytest.raises(ValueError, match=words): run()
+
+
+def test_every_seed_has_its_own_noise():
+    "Seeds that differ in a single bit, also beyond 2^63, give different noise."
+    one = lambda seed: per_example_noise(seed, [1])(torch.empty(1, 2))
+    assert not one(0).equal(one(1)) and not one(2**63).equal(one(2**63 + 1))

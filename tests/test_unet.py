@@ -1,6 +1,8 @@
 "Our U-Net still is the network that was compared with guided-diffusion's, and PyTorch can compile it in one piece."
 import json
+import math
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -128,3 +130,14 @@ def test_memory_predicted_on_fake_tensors(dropout):
         return sum(t.untyped_storage().nbytes() for k, t in held.items() if k not in own)
     per_picture, _ = activation_bytes(config)
     assert abs(per_picture/((really(8) - really(4))/4) - 1) < .2  # one layer of attention is there
+
+
+def test_openais_tables_follow_their_formulas():
+    "Multiplied out in fractions of thirty digits (Ho, Jain & Abbeel 2020), and in closed form (Nichol & Dhariwal 2021, equation 17)."
+    alpha2 = Fraction(1)
+    for i in range(1000):
+        alpha2 *= 1 - (Fraction(1, 10_000) + Fraction(i, 999)*(Fraction(2, 100) - Fraction(1, 10_000)))
+        alpha2 = alpha2.limit_denominator(10**30)
+        if i in (0, 500, 999): assert abs(math.log(alpha2/(1 - alpha2)) - openai_levels('linear')[i]) < 1e-9
+    bar = lambda i: math.cos((i/1000 + .008)/1.008*math.pi/2)**2/math.cos(.008/1.008*math.pi/2)**2
+    for i in (0, 500, 998): assert abs(math.log(bar(i + 1)/(1 - bar(i + 1))) - openai_levels('cosine')[i]) < 1e-6
