@@ -65,7 +65,9 @@ photographs: $(READY)  ## everything of chapter 15 from nothing: data, networks,
 	@$(BIN)/cfg-prepare --source fashion_mnist_test --out data/fashion_mnist_test --size 28 --channels 1
 	@OMP_NUM_THREADS=2 $(BIN)/cfg-train --config data/recipes/photographs.toml --data data/fashion_mnist --out runs/photographs
 	@OMP_NUM_THREADS=2 $(BIN)/cfg-train --config data/recipes/photographs.toml --head eps --weight unweighted --logsnr-min -20 --logsnr-max 20 --train.steps 1000 --data data/fashion_mnist --out runs/photographs_paper
+	@OMP_NUM_THREADS=2 $(BIN)/cfg-train --config data/recipes/photographs.toml --p-uncond 0.5 --data data/fashion_mnist --out runs/photographs_p0.5
 	@$(BIN)/cfg-export --run runs/photographs --out data/checkpoints/photographs.safetensors
+	@$(BIN)/cfg-export --run runs/photographs_p0.5 --out data/checkpoints/photographs_p0.5.safetensors
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags slow --cell-timeout 36000 nbs/15_photographs.ipynb
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 90000 nbs/15_photographs.ipynb
 
