@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['expand_like', 'dot', 'scheduled', 'interval', 'linear_weight', 'cosine_weight', 'rescaled', 'thresholded', 'apg',
-           'cfg_plus_plus', 'zero_star', 'relabelled', 'any_class', 'perturbed_attention', 'Distilled', 'widened',
-           'distillation_loss']
+           'tangential', 'cfg_plus_plus', 'zero_star', 'relabelled', 'any_class', 'perturbed_attention', 'Distilled',
+           'widened', 'distillation_loss']
 
 # %% ../nbs/13_beyond.ipynb #efee7374
 import math
@@ -131,6 +131,23 @@ def apg(
         push = push*(radius/dot(push, push).sqrt().clamp(min=1e-30)).clamp(max=1)
         along = dot(push, x_hat)/dot(x_hat, x_hat).clamp(min=1e-30)*x_hat
         return eps - alpha/sigma*w*(push - (1 - eta)*along)
+    return f
+
+# %% ../nbs/13_beyond.ipynb #7a11de01
+def tangential(
+    denoiser,  # eps(z, logsnr, label), trained with dropped labels
+    w,  # guidance weight
+):
+    """Guidance that keeps of the unconditional prediction only its part along the main direction of
+    the two predictions (TCFG, Kwon et al. 2025, section 4)."""
+    check_weight(w)
+    if w == 0: return denoiser
+    def f(z, logsnr, label):
+        eps, eps_null = denoiser(z, logsnr, label), unconditional(denoiser)(z, logsnr, label)
+        pair = torch.stack([eps, eps_null], 1).flatten(2)  # (B, 2, D)
+        main = torch.linalg.svd(pair.float(), full_matrices=False)[2][:, :1].to(pair)
+        damped = pair[:, 1:] @ main.mT @ main
+        return guide(eps, damped.reshape(z.shape), w)
     return f
 
 # %% ../nbs/13_beyond.ipynb #7d50e042

@@ -18,7 +18,8 @@ import torch
 from tqdm.auto import tqdm
 
 from .beyond import (apg, cfg_plus_plus, cosine_weight, interval, linear_weight,
-                                perturbed_attention, rescaled, scheduled, thresholded, zero_star)
+                                perturbed_attention, rescaled, scheduled, tangential, thresholded,
+                                zero_star)
 from .checkpoints import check_whole
 from .classifier_free import batched_cfg, classifier_free, extrapolate, unconditional
 from .classifier_guidance import classifier_guided
@@ -75,8 +76,8 @@ _blind = lru_cache(1)(perturbed_attention)  # made once, not for each batch
 GUIDANCES = dict(
     classifier_free=classifier_free, batched=batched_cfg, autoguidance=extrapolate,
     weak_unconditional=_without_classes, classifier=classifier_guided, interval=_interval,
-    linear=_linear, cosine=_cosine, rescaled=rescaled, apg=apg, zero_star=zero_star,
-    perturbed_attention=_perturbed)
+    linear=_linear, cosine=_cosine, rescaled=rescaled, apg=apg, tangential=tangential,
+    zero_star=zero_star, perturbed_attention=_perturbed)
 LIMITS = dict(clipped=clipped, thresholded=thresholded, none=lambda denoiser: denoiser)
 
 def bind(

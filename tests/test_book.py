@@ -32,6 +32,9 @@ FLOORS |= dict(tilting={'diffusion', 'classifier_free', 'classifier_guidance', '
 FLOORS |= dict(parallel={'training'}, checkpoints={'training', 'parallel'})
 FLOORS |= dict(logs={'images', 'records', 'metrics', 'parallel', 'sampling', 'training'})
 FLOORS |= dict(engine={'images', 'networks', 'training', 'parallel', 'checkpoints', 'logs'})
+OTHER_ROOF = 'worlds', 'compare', 'bench'  # compares guidance rules in whole worlds, by the names that the commands know
+FLOORS |= dict.fromkeys(OTHER_ROOF)
+FLOORS |= dict(diagnosis={'classifier_free', 'compare', 'diffusion'}, page={'compare', 'training'})
 FLOORS |= dict(generation={'diffusion', 'images', 'sampling', 'training', 'checkpoints'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little
 HEAVY = {'diffusers', 'transformers', 'torch_fidelity', 'torchvision', 'fastcore', 'tyro', 'pyarrow', 'sklearn', 'ipywidgets', 'matplotlib', 'IPython', 'nbdev'}
@@ -91,7 +94,8 @@ def test_floors(path):
     assert path.stem in FLOORS, f'{path.name} has no floor: add it to FLOORS in {Path(__file__).name}'
     allowed = FLOORS[path.stem]
     if allowed is not None: assert own <= allowed, f'{path.name} imports {own - allowed}; it may import {allowed}'
-    assert path.stem in ('lab', 'exercises') or not own & (FOR_NOTEBOOKS | {'imagenet'}), f'{path.name} imports {own & FOR_NOTEBOOKS}, which is for notebooks'
+    assert path.stem in ('lab', 'exercises') or not own & FOR_NOTEBOOKS, f'{path.name} imports {own & FOR_NOTEBOOKS}, which is for notebooks'
+    assert path.stem in OTHER_ROOF or 'imagenet' not in own, f'{path.name} imports the roof'
     if path.stem in OUTSIDE: assert other <= OUTSIDE[path.stem], f'{path.name} imports {other - OUTSIDE[path.stem]}'
     if path.stem not in FOR_NOTEBOOKS: assert not other & HEAVY, f'{path.name} imports {other & HEAVY} at its top'
 
