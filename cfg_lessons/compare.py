@@ -41,6 +41,8 @@ def _cfg_plus_plus(denoiser, z, label, logsnrs, noise, w):
     step = partial(cfg_plus_plus, kappa=w/(1 + w))
     return sample(denoiser, z, label, logsnrs, step, noise)
 
+def _unguided(denoiser, w): return denoiser
+
 # name -> a Guidance, Step or Sampler; a number with a default is a setting that may be searched
 RULES = {
     'plain': classifier_free,
@@ -122,16 +124,17 @@ def draw(
         parts.append(final(sample(denoiser, z, label[rows], levels[-2:])))
     return torch.cat(parts), label
 
-class _Counted(nn.Module):
-    "A denoiser that counts how often it, or a copy of it, is asked."
-    def __init__(self, denoiser, calls):
+class _Watched(nn.Module):
+    "A denoiser that says before each call, also of a copy of it, what it is asked."
+    def __init__(self, denoiser, before):
         super().__init__()
-        self.denoiser, self.tick = denoiser, calls.append  # a copy shares the list
+        self.denoiser, self.before = denoiser, before
 
     def forward(self, *args):
-        self.tick(1)
+        self.before(*args)
         return self.denoiser(*args)
 
+# %% ../nbs/95_compare.ipynb #8e0ba763
 def evaluations(
     rule,  # a Guidance, Step or Sampler
     world,  # a World
@@ -140,12 +143,12 @@ def evaluations(
 ):
     "How often the networks are asked per example, counted in a run at w = 1."
     calls, (net, weak) = [], world.networks(0)
-    counted = _Counted(net, calls), weak and _Counted(weak, calls)
+    def count(*args): calls.append(1)
+    counted = _Watched(net, count), weak and _Watched(weak, count)
     few = replace(world, n=1, batch_size=1, networks=lambda seed: counted)
     draw(rule, few, 1., options, T, 0)
     return len(calls)
 
-# %% ../nbs/95_compare.ipynb #91057801
 def affordable(
     cost,  # T -> evaluations, rising
     budget=BUDGET,  # evaluations per example
@@ -167,17 +170,21 @@ def check_rule(
     """Raise ValueError, in one sentence, for a rule that answers with another shape or with what is
     not finite, uses classes that are none, draws noise that no seed decides, or changes from run to
     run."""
-    def watched(denoiser):
+    def known(z, logsnr, label):
+        if label.shape != z.shape[:1] or label.min() < NULL or label.max() >= world.num_classes:
+            raise ValueError(f'The rule asks about classes {sorted(set(label.tolist()))} of '
+                             f'{world.num_classes}; give 0 to {world.num_classes - 1}, or -1 for '
+                             'none.')
+    def shaped(denoiser):
         def f(z, logsnr, label):
-            if label.shape != z.shape[:1] or label.min() < NULL or label.max() >= world.num_classes:
-                raise ValueError(f'The rule asks about classes {sorted(set(label.tolist()))} of '
-                                 f'{world.num_classes}; give 0 to {world.num_classes - 1}, or '
-                                 '-1 for none.')
-            return denoiser(z, logsnr, label)
-        return f
+            eps = denoiser(z, logsnr, label)
+            if eps.shape == z.shape: return eps
+            raise ValueError(f'The rule answers with shape {tuple(eps.shape)} where it is asked '
+                             f'about {tuple(z.shape)}.')
+        return world.limit(f)
     net, weak = world.networks(0)
-    both = watched(net), weak and watched(weak)
-    few = replace(world, n=6, batch_size=6, networks=lambda seed: both)
+    both = _Watched(net, known), weak and _Watched(weak, known)
+    few = replace(world, n=6, batch_size=6, networks=lambda seed: both, limit=shaped)
     runs = []
     for _ in range(3):
         try: x, _ = draw(rule, few, 1., {}, T, 0)
@@ -322,11 +329,11 @@ def _chosen(rule, world, known):
     if not prices: raise ValueError('No settings of the rule can be used.')
     return min(prices, key=lambda p: p[:2])[2], len(choices)
 
-# %% ../nbs/95_compare.ipynb #e84944d6
+# %% ../nbs/95_compare.ipynb #e7e37c86
 def rules_for(
     world,  # a World
 ):
     "Name -> rule of all known ones that make sense there, no guidance first."
-    known = {NONE: classifier_free} | RULES
+    known = {NONE: _unguided} | RULES
     flat = len(world.shape) == 1
     return {k: f for k, f in known.items() if not (flat and k in FOR_PICTURES)}
