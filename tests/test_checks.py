@@ -164,7 +164,7 @@ def test_9_data_from_0_to_255():
     says(check_batches(batches(x, y, 64), 10), 'are torch.uint8')
     says(check_batches(normalize(batches(x, y, 64)), 9), 'Labels are')
     says(check_batches(normalize((torch.from_numpy(x[y == i % 10][:64]), torch.from_numpy(y[y == i % 10][:64])) for i in count()), 10), 'one class only')
-    says(check_batches(normalize(next(batches(x, y, 64)) for _ in count()), 10), 'are equal')
+    says(check_batches(normalize(next(batches(x, y, 64)) for _ in count()), 10), 'Two batches are equal')
     assert not check_batches(normalize(batches(x, y, 64)), 10)
     assert not check_batches(random_flip(normalize(batches(x, y, 64))), 10)
     assert not check_batches([sample_mixture(MIXTURE, 64, seed=i) for i in range(8)], 3, limit=4.)
