@@ -2,18 +2,15 @@
 what is right passes; and every sampler, step, guidance rule and denoiser of the book is asked."""
 import inspect
 import sys
-import warnings
-from dataclasses import replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from cfg_lessons import beyond, classifier_free as cf, images, pretrained, sampling, tilting, training
+from cfg_lessons import beyond, classifier_free as cf, pretrained, sampling, tilting
 from cfg_lessons.checks import (check_batches, check_denoiser, check_dropping, check_ema, check_guidance, check_noisy_classifier, check_ranks,
                                 check_reference, check_sampler)
 from cfg_lessons.classifier_free import classifier_free, extrapolate, unconditional
@@ -171,7 +168,7 @@ def test_9_data_from_0_to_255():
 
 def test_10_another_preparation():
     register('digits', digits_features, channels=1)
-    extract, (x, y) = Extractor('digits', STORED/'digits_features.safetensors'), digits()
+    extract, (x, _) = Extractor('digits', STORED/'digits_features.safetensors'), digits()
     x = torch.from_numpy(x[:400])
     def prepared(f):
         reference = make_reference(f(x), extract, 'digits', 'as said')
