@@ -13,6 +13,7 @@ images, unet         pictures in a repeatable order; the U-Net and the classifie
 tilting, beyond      what guided sampling draws from; the methods after the paper
 engine, parallel, checkpoints, logs, generation     training and sampling on many GPUs
 pretrained           DiT, Stable Diffusion and OpenAI's networks as denoisers
+checks               what is wrong with anybody's denoiser, sampler, guidance or loader
 sources, preparation, costs, features, recipes, commands, imagenet     the commands cfg-...
 plotting, lab, exercises, settings       for the notebooks
 

@@ -169,7 +169,8 @@ def answers(
     parser = argparse.ArgumentParser(prog='make answers', description=answers.__doc__)
     parser.add_argument('--restore', action='store_true', help='put answers back into notebooks')
     asked, folder = parser.parse_args(argv), settings().data/'answers'
-    total, chapters = dict(right=0, wrong=0, open=0), sorted(Path('nbs').glob('[01]*.ipynb'))
+    total = dict(right=0, wrong=0, open=0)
+    chapters = [p for p in sorted(Path('nbs').glob('*.ipynb')) if re.match('[01]|94', p.name)]
     if not chapters: raise SystemExit('No chapters in ./nbs; go to the folder of the book.')
     for notebook in chapters:
         try: back, found = _restore(notebook, folder, asked.restore)
