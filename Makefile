@@ -71,6 +71,9 @@ photographs: $(READY)  ## everything of chapter 15 from nothing: data, networks,
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags slow --cell-timeout 36000 nbs/15_photographs.ipynb
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 90000 nbs/15_photographs.ipynb
 
+compare: $(READY)  ## measure the known guidance rules for chapter 95 where no row is stored (hours on two cores; stopped and called again, it goes on)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m cfg_lessons.bench $(ARGS)
+
 answers: $(READY)  ## show how many exercises you have answered (ARGS=--restore puts your answers back after an update)
 	@$(BIN)/python -c 'from cfg_lessons.exercises import answers; import sys; answers(sys.argv[1:])' $(ARGS)
 
@@ -87,5 +90,5 @@ gpu-check:  ## time and compare training and sampling on a GPU, with the PyTorch
 clean:  ## remove .venv and everything made by tools
 	rm -rf .venv build dist *.egg-info .pytest_cache
 
-.PHONY: help setup lab answers html latency test doctor export outputs checkpoints results photographs bench equivalence gpu-check clean
+.PHONY: help setup lab answers html latency test doctor export outputs checkpoints results photographs compare bench equivalence gpu-check clean
 .DEFAULT_GOAL := help

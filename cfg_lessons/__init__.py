@@ -14,6 +14,7 @@ tilting, beyond      what guided sampling draws from; the methods after the pape
 engine, parallel, checkpoints, logs, generation     training and sampling on many GPUs
 pretrained           DiT, Stable Diffusion and OpenAI's networks as denoisers
 checks               what is wrong with anybody's denoiser, sampler, guidance or loader
+worlds, compare, diagnosis, page, bench     guidance rules beside each other: cfg-compare
 sources, preparation, costs, features, recipes, commands, imagenet     the commands cfg-...
 plotting, lab, exercises, settings       for the notebooks
 

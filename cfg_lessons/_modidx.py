@@ -129,6 +129,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'cfg_lessons.compare._how': ('compare.html#_how', 'cfg_lessons/compare.py'),
                                      'cfg_lessons.compare._other_class': ('compare.html#_other_class', 'cfg_lessons/compare.py'),
                                      'cfg_lessons.compare._points': ('compare.html#_points', 'cfg_lessons/compare.py'),
+                                     'cfg_lessons.compare._shaped': ('compare.html#_shaped', 'cfg_lessons/compare.py'),
                                      'cfg_lessons.compare._thresholded': ('compare.html#_thresholded', 'cfg_lessons/compare.py'),
                                      'cfg_lessons.compare._unguided': ('compare.html#_unguided', 'cfg_lessons/compare.py'),
                                      'cfg_lessons.compare._write_row': ('compare.html#_write_row', 'cfg_lessons/compare.py'),

@@ -225,16 +225,10 @@ def check_rule(
             raise ValueError(f'The rule asks about classes {sorted(set(label.tolist()))} of '
                              f'{world.num_classes}; give 0 to {world.num_classes - 1}, or -1 for '
                              'none.')
-    def shaped(denoiser):
-        def f(z, logsnr, label):
-            eps = denoiser(z, logsnr, label)
-            if eps.shape == z.shape: return eps
-            raise ValueError(f'The rule answers with shape {tuple(eps.shape)} where it is asked '
-                             f'about {tuple(z.shape)}.')
-        return world.limit(f)
     net, weak = world.networks(0)
     both = _Watched(net, known), weak and _Watched(weak, known)
-    few = replace(world, n=6, batch_size=6, networks=lambda seed: both, limit=shaped)
+    few = replace(world, n=6, batch_size=6, networks=lambda seed: both,
+                  limit=partial(_shaped, world.limit))
     runs = []
     for _ in range(3):
         try: x, _ = draw(rule, few, 1., {}, T, 0)
@@ -253,6 +247,16 @@ def check_rule(
         raise ValueError('The rule answers otherwise when the same run is made again: it draws '
                          'noise that no seed decides (use torch\'s generator, or the noise it is '
                          'given), or keeps something from one run to the next.')
+
+# %% ../nbs/95_compare.ipynb #c48c3a55
+def _shaped(limit, denoiser):
+    "The limited denoiser; raises ValueError when it answers with another shape."
+    def f(z, logsnr, label):
+        eps = denoiser(z, logsnr, label)
+        if eps.shape == z.shape: return eps
+        raise ValueError(f'The rule answers with shape {tuple(eps.shape)} where it is asked about '
+                         f'{tuple(z.shape)}.')
+    return limit(f)
 
 # %% ../nbs/95_compare.ipynb #b7bf2c8c
 def read_rows(
