@@ -1,0 +1,1 @@
+"Details that the laws do not reach."
