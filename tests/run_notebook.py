@@ -1,17 +1,17 @@
 """Runs notebooks against the library: `python tests/run_notebook.py nbs/01_diffusion.ipynb ...`
 
 nbdev-test checks the functions that stand in a notebook's own cells. What a reader installs are the
-exported modules, so a fault there would pass every check of every chapter. Here each exported cell runs
-first as it stands, which shows that it executes where it stands; then the names that it made are
+exported modules, so a fault there would pass every check of every chapter. Here each exported cell
+runs first as it is, which shows that it executes where it stands; then the names that it made are
 imported over it from its module, so that all cells after it check the library.
 
-One run in this form loses nothing against a run on the notebook's own copies. That the sources are the
-same is held by the drift test. That an exported function reads nothing but what its module has is held by
-pyflakes (test_no_undefined_names). What is left is a cell that rebinds an exported name and so changes
-only the notebook's copy; that is refused here at the end of each notebook."""
+One run in this form loses nothing against a run on the notebook's own copies. That the sources are
+the same is held by the drift test. That an exported function reads nothing but what its module has
+is held by pyflakes (test_no_undefined_names). What is left is a cell that rebinds an exported name
+and so changes only the notebook's copy; that is refused here at the end of each notebook."""
+import argparse
 import importlib
 import os
-import signal
 import sys
 import symtable
 import time
@@ -31,10 +31,10 @@ def bound_names(text):
 
 
 def with_imports(cell, default):
-    "The module and names of an exported cell, whose source then imports them; None for another cell."
-    module = next((cell.directives_[d] for d in ('export', 'exports') if d in cell.directives_), None)
-    if module is None: return None
-    module, names = f'cfg_lessons.{module or default}', bound_names(cell.source)
+    "Make an exported cell import its names; returns its module and them, or None for other cells."
+    found = [cell.directives_[d] for d in ('export', 'exports') if d in cell.directives_]
+    if not found: return None
+    module, names = f'cfg_lessons.{found[0] or default}', bound_names(cell.source)
     cell.source += ''.join(f'\nfrom {module} import {name}' for name in names)
     return module, names
 
@@ -48,9 +48,9 @@ def rebound(namespace, exported):
 def run(path, skip=(), timeout=None):
     "Run one notebook; its errors come out as they are, after a picture of where they arose."
     nb = NBProcessor(path, rm_directives=False, process=True).nb
-    default = next((c.directives_['default_exp'] for c in nb.cells if 'default_exp' in c.directives_), None)
+    flags = {name: value for c in nb.cells for name, value in c.directives_.items()}
     nb.cells = nb_test_cells(path, skip)
-    exported = [e for e in (with_imports(c, default) for c in nb.cells) if e]
+    exported = [e for e in (with_imports(c, flags.get('default_exp')) for c in nb.cells) if e]
     shell = CaptureShell(path)
     try:
         with working_directory(path.parent): shell.run_all(nb, exc_stop=True, cell_timeout=timeout)
@@ -58,17 +58,22 @@ def run(path, skip=(), timeout=None):
         sys.stderr.write(shell.prettytb(fname=path))
         raise SystemExit(1) from None
     wrong = rebound(shell.user_ns, exported)
-    if wrong: raise SystemExit(f'{path.name} rebinds {", ".join(wrong)}; give what it makes other names.')
+    if wrong: raise SystemExit(f'{path.name} rebinds {", ".join(wrong)}; use other names there.')
 
 
-def main(paths):
+def main(paths, cell_timeout=None):
     "Run the notebooks one after another, with the settings of nbdev in pyproject.toml."
     os.environ['IN_TEST'] = '1'  # as nbdev-test sets it
     config = get_config()
     for path in map(Path, paths):
         start = time.perf_counter()
-        run(path.resolve(), config.tst_flags, int(config.cell_timeout))
+        run(path.resolve(), config.tst_flags, cell_timeout or int(config.cell_timeout))
         print(f'{path.name}: {time.perf_counter() - start:.0f} secs')
 
 
-if __name__ == '__main__': main(sys.argv[1:])
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser()
+    parser.add_argument('paths', nargs='+')
+    parser.add_argument('--cell-timeout', type=int, help='seconds; else that of pyproject.toml')
+    options = parser.parse_args()
+    main(options.paths, options.cell_timeout)
