@@ -141,8 +141,10 @@ def copied(folder):
     os.environ['PYTHONPATH'] = str(folder)
 
 
-def main(modules, sample, seed, chapters, out):
+def main(modules, sample, seed, chapters, out, again=None):
     "Plant the faults, write one line for each to `out`, print the table and the survivors."
+    before = again and [json.loads(line) for line in Path(again).read_text().splitlines()]
+    wanted = before and {r['fault'] for r in before if not r['noticed']}
     texts = {m: (ROOT/'cfg_lessons'/f'{m}.py').read_text() for m in modules}
     planned = []
     for m, text in texts.items():
@@ -157,7 +159,7 @@ def main(modules, sample, seed, chapters, out):
         for m, name, occurrence, line in planned:
             changed = planted(texts[m], name, occurrence)
             where = f'{m}: {difference(texts[m], changed)}'
-            if where in excused: continue
+            if where in excused or again and where not in wanted: continue
             Path(f'cfg_lessons/{m}.py').write_text(changed)
             noticed = notices(m, reached.tests(m, texts[m], line), chapters)
             Path(f'cfg_lessons/{m}.py').write_text(texts[m])
@@ -178,9 +180,10 @@ if __name__ == '__main__':
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--quick', action='store_true', help='leave the chapters out')
     parser.add_argument('--out', default='mutants.jsonl')
+    parser.add_argument('--again', help='a file of --out: only those that survived there')
     parser.add_argument('--least', type=float, default=0., help='fail below this share')
     a = parser.parse_args()
     os.environ |= dict(OMP_NUM_THREADS='1', MPLBACKEND='agg', CFG_LESSONS_PROFILE='quick',
                        CFG_LESSONS_DEVICE='cpu')
-    share = main(a.modules, a.sample, a.seed, not a.quick, Path(a.out).resolve())
+    share = main(a.modules, a.sample, a.seed, not a.quick, Path(a.out).resolve(), a.again)
     if share < a.least: sys.exit(1)

@@ -17,8 +17,8 @@ from cfg_lessons.classifier_guidance import (MLPClassifier, check_classifier, ch
                                              classifier_guided)
 from cfg_lessons.diffusion import (alpha_sigma, check_label, cosine, diffuse, flow, linear_beta,
                                    log_linear)
-from cfg_lessons.sampling import (ancestral, check_levels, clipped, ddim, dpmpp_2m, final,
-                                  per_example_noise, sample)
+from cfg_lessons.sampling import (ancestral, ancestral_std, check_levels, clipped, ddim, dpmpp_2m,
+                                  final, per_example_noise, sample)
 
 close = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-6)
 Z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
@@ -151,6 +151,9 @@ FALSE_LEVELS = [[1.], [0., 0.], [1., 0.], [-math.inf, 0.], [[0., 1.]], [0., math
 def test_levels_that_do_not_rise_are_refused(levels):
     refused('rises from noise to data', check_levels, torch.tensor(levels))
 
+def test_levels_are_refused_with_the_first_three_of_them():
+    refused(r'\(4,\) torch.float32: \[3.0, 2.0, 1.0\] ...', check_levels, torch.arange(3., -1, -1))
+
 def test_levels_may_end_in_clean_data_except_where_their_distance_is_needed():
     levels = torch.tensor([-5., 0., math.inf])
     assert final(sample(lambda z, *_: 0*z, Z, LABEL, levels)).isfinite().all()
@@ -166,6 +169,8 @@ def test_an_ancestral_step_has_the_smaller_variance_unless_told_otherwise():
     args = denoiser, Z, LOGSNR - 1, LOGSNR + 1, LABEL, noise
     smaller, larger = (ancestral(*args, mix=mix) for mix in (0., 1.))
     assert ancestral(*args).equal(smaller) and not larger.equal(smaller)
+    spread = ancestral_std(*args[1:4])
+    assert spread.equal(ancestral_std(*args[1:4], mix=0.))
 
 def test_sampling_keeps_no_graph():
     z = Z.clone().requires_grad_()
@@ -439,6 +444,25 @@ def test_a_classifier_that_does_not_listen_to_the_noise_is_refused():
     refused('cannot be asked', check_classifier, lambda z: z, Z, LOGSNR)
     check_classifier(alike, Z, LOGSNR)  # one that has learnt nothing yet
     for edge in (-4, 4): check_classifier(lambda z, l: z*(l >= edge)[:, None], Z, LOGSNR)
+
+def test_a_classifier_is_listened_to_at_three_levels():
+    levels = []
+    def classifier(z, logsnr):
+        levels.append(logsnr.tolist())
+        return z*logsnr[:, None]
+    check_classifier(classifier, Z, LOGSNR + 5)
+    assert levels == [[-8]*4, [0]*4, [8]*4]
+    refused('one logit a class', check_classifier, lambda z, logsnr: z[:2], Z, LOGSNR)
+
+def test_what_noise_adds_to_all_logits_of_an_example_is_not_listening():
+    only = lambda z, logsnr: z.round() + logsnr[:, None]*torch.arange(4.)[:, None]
+    refused('ignores its noise level', check_classifier, only, Z, LOGSNR)
+
+def test_a_classifier_may_take_gradients_itself():
+    def energy(z, logsnr):
+        z = z.clone().requires_grad_()
+        return torch.autograd.grad((z**2*logsnr[:, None]).sum(), z, create_graph=True)[0]
+    with torch.inference_mode(): check_classifier(energy, Z, LOGSNR)
 
 def test_a_classifier_is_checked_once_on_the_first_batch_that_has_rows():
     calls = []

@@ -308,6 +308,17 @@ def test_an_ancestral_step_brings_a_point_to_the_next_noise_level(level, rise):
     added = move(zero, noise=torch.ones_like)
     close(kept**2 + added**2, alpha_sigma(there, z)[1]**2)
 
+@given(levels, st.floats(.01, 8), seeds)
+def test_the_mean_of_an_ancestral_step_is_that_of_z_next_given_z_and_x(level, rise, seed):
+    "By Gaussian conditioning alpha' x + alpha/alpha' (sigma'/sigma)^2 (z - alpha x), then noise."
+    x, z = normal(seed, 2, 1, 1)
+    here, there = everywhere(level, z), everywhere(level + rise, z)
+    (a, s), (a_next, s_next) = alpha_sigma(here, z), alpha_sigma(there, z)
+    wanted = a_next*x + a/a_next*(s_next/s)**2*(z - a*x)
+    step = partial(ancestral, point_mass(x[0]), z, here, there, None)
+    nearly(step(torch.zeros_like), wanted)
+    nearly(step(torch.ones_like), wanted + ancestral_std(z, here, there))
+
 @given(levels, st.floats(.01, 8), st.floats(0, 1))
 def test_the_ancestral_spread_lies_between_its_two_ends_in_the_logarithm(level, rise, mix):
     z = torch.ones(1, 1).double()
