@@ -345,6 +345,27 @@ def test_an_average_begins_with_a_short_memory_and_ends_with_a_long_one():
     refused('in 16 bits', training.EMA, nn.Linear(1, 1).bfloat16())
     refused('in 16 bits', training.EMA, nn.Linear(1, 1).half())
 
+def test_the_first_update_of_an_average_keeps_two_elevenths():
+    net = nn.Linear(1, 1)
+    nn.init.zeros_(net.weight)
+    ema = training.EMA(net)
+    nn.init.ones_(net.weight)
+    ema.update()
+    assert ema.net.weight.item() == pytest.approx(9/11)
+
+def test_a_parameter_without_a_gradient_is_left_alone():
+    "Also by weight decay, and also if it had a gradient the step before."
+    p, q = (nn.Parameter(torch.ones(())) for _ in range(2))
+    opt = torch.optim.SGD([p, q], .1, weight_decay=.5)
+    losses, seen = iter([lambda: p + q, lambda: 1*p]), []
+    for _ in training.train(lambda: next(losses)(), opt, [(), ()]): seen.append(q.item())
+    assert seen[0] == seen[1] < 1
+
+def test_a_derived_seed_is_numpys_of_count_and_halves():
+    "Each number as its lower and upper 32 bits, so that a stored run can be repeated elsewhere."
+    sequence = np.random.SeedSequence([2, 5, 0, 3, 2**8])
+    assert training.derive_seed(5, 2**40 + 3) == int(sequence.generate_state(1, np.uint64)[0])
+
 def test_buffers_are_copied_into_the_average():
     net = nn.BatchNorm1d(1)
     ema = training.EMA(net)
@@ -375,6 +396,23 @@ def test_files_of_another_network_are_refused_with_their_first_five_differences(
     refused('is missing.*; and 1 more', training.load, path, six)
     five.append(nn.Linear(2, 2, bias=False))
     with pytest.raises(ValueError, match='6.weight is missing.$') as e: training.load(path, five)
+
+def test_five_differences_are_told():
+    have = {str(i): ((1,), 'floating') for i in range(7)}
+    said = training._state_dict_mismatch(have, {})
+    assert said.count('is unknown') == 5 and said.endswith('; and 2 more')
+
+def test_pytorchs_format_is_known_by_its_first_bytes(tmp_path):
+    net, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    torch.save(net.state_dict(), tmp_path/'net.bin')
+    assert training.load(tmp_path/'net.bin', other) == {} and other.weight.equal(net.weight)
+
+@pytest.mark.parametrize('name', ['a.pt', 'a.safetensors'])
+def test_damaged_files_are_refused(name, tmp_path):
+    (tmp_path/name).write_bytes(b'nothing')
+    refused('is damaged', training.load, tmp_path/name, nn.Linear(1, 1))
+    with pytest.raises(FileNotFoundError, match='no checkpoint'):
+        training.load(tmp_path/'none.pt', nn.Linear(1, 1))
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     path = tmp_path/'a'
@@ -782,8 +820,14 @@ def test_a_class_whose_weights_are_uneven_is_drawn_anew():
 def test_a_class_whose_weights_are_even_enough_is_kept():
     z, weight = crowd(torch.tensor([0, 0, 1, 1]), .49)
     assert z[:, 0].tolist() == [0, 1, 2, 3] and weight[0] > 9 and weight[1] == 0
-    default = next(tilting.sample_tilted(denoiser, Z, LABEL*0, torch.tensor([0., 1.]), 1., ddim))
-    assert default[1].shape == (4,)
+
+@pytest.mark.parametrize('heavy, anew', [([9., 0, 0, 0], True), ([9., 9, 9, 0], False)])
+def test_a_crowd_is_drawn_anew_below_half_of_its_effective_size(heavy, anew):
+    strong = lambda z, logsnr, label: (label >= 0)[:, None]*torch.tensor(heavy)[:, None].expand(4, 3)
+    stay = lambda d, z, a, b, label, noise: z
+    levels = torch.tensor([0., 1.])
+    _, weight = next(tilting.sample_tilted(strong, Z.clone(), LABEL*0, levels, 1., stay))
+    assert weight.any().item() != anew
 
 def test_a_corrector_takes_one_step_of_a_tenth_unless_told_otherwise():
     args = denoiser, Z, LOGSNR, LOGSNR + 1, LABEL, torch.zeros_like

@@ -483,6 +483,17 @@ def test_the_density_of_the_flow_is_that_of_a_gaussian(a, b, seed):
     got = tilting.flow_log_density(exact_denoiser(mixture), x, label, logsnrs)
     roughly(got, MultivariateNormal(torch.zeros(2).double(), cov).log_prob(x))
 
+def test_the_density_of_the_flow_converges_with_order_two():
+    "Up to log-SNR 1 only, so that the errors of both ends do not cancel."
+    mixture = gaussian_mixture(torch.zeros(1, 1), torch.tensor([[[.3**2]]]), torch.tensor([0]))
+    x, label = torch.tensor([[.2]]).double(), torch.tensor([0])
+    def error(count):
+        logsnrs = cosine(torch.linspace(1, 0, count + 1).double(), -16., 1.)
+        got = tilting.flow_log_density(exact_denoiser(mixture), x, label, logsnrs)
+        std = math.sqrt(.3**2/(1 + math.exp(-1)) + 1/(1 + math.exp(1)))
+        return abs(got - torch.distributions.Normal(0., std).log_prob(x[:, 0])).item()
+    assert math.log2(error(16)/error(32)) == pytest.approx(2, abs=.4)
+
 @given(st.floats(-3, 3), st.floats(.2, 3), seeds)
 def test_the_density_of_a_linear_sampler_is_that_of_a_gaussian(shift, scale, seed):
     z = normal(seed, 4, 2)
