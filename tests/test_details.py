@@ -106,6 +106,10 @@ def test_a_tree_forks_as_often_as_it_is_told():
     close(m.mean[0], foot + .425*aim, rtol=1e-5)
     close(m.mean[7], m.mean[0]*torch.tensor([-1., 1.]).double(), rtol=1e-5)
 
+def test_a_tree_has_its_proportions_unless_told_otherwise():
+    usual, told = mixtures.tree(), mixtures.tree(5, .5, .72)
+    assert all(a.equal(b) for a, b in zip(usual, told))
+
 def test_a_branch_is_shorter_thinner_and_turned():
     m = mixtures.tree(depth=1, fork=.5, shrink=.72)
     length = (m.spread.amax(1)/.4).sqrt()*2
@@ -658,6 +662,27 @@ TWO = np.zeros((2, 1, 4, 4), np.uint8)
 def test_what_is_no_set_of_pictures_is_not_written(x, y, tmp_path):
     refused('A set is bytes', images.save_images, tmp_path, x, y)
 
+@pytest.mark.parametrize('name, content, words', [
+    ('notes.json', b'{', 'is damaged'), ('images.npy', b'', 'is damaged'),
+    ('labels.npy', b'no', 'is damaged'), ('notes.json', b'[]', 'does not fit its notes'),
+    ('notes.json', b'{"images": [9]}', 'does not fit its notes'), ('labels.npy', None, 'has no labels'),
+    ('notes.json', None, 'has no notes'), ('images.npy', None, 'has no images')])
+def test_damaged_sets_of_pictures_are_refused(name, content, words, tmp_path):
+    images.save_images(tmp_path, TWO, [0, 1])
+    (tmp_path/name).unlink()
+    if content is not None: (tmp_path/name).write_bytes(content)
+    refused(words, images.open_images, tmp_path)
+
+def test_sets_with_too_few_labels_or_none_at_all_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no image set'): images.open_images(tmp_path/'a')
+    images.save_images(tmp_path, TWO, [0, 1])
+    np.save(tmp_path/'labels.npy', np.zeros(1, np.int64))
+    refused('does not fit its notes', images.open_images, tmp_path)
+
+def test_tensors_and_arrays_make_the_same_batches():
+    one, two = (next(images.batches(a, a, 4, seed=1)) for a in (np.arange(9), torch.arange(9)))
+    assert all(torch.is_tensor(a) and a.equal(b) for a, b in zip(one, two))
+
 def test_batches_refuse_what_they_cannot_cut():
     make = lambda n, m, *args, **more: next(images.batches(np.zeros(n), np.zeros(m), *args, **more))
     for n, m in ((4, 3), (0, 0)): refused('give as many', make, n, m, 2)
@@ -823,7 +848,8 @@ def test_a_class_whose_weights_are_even_enough_is_kept():
 
 @pytest.mark.parametrize('heavy, anew', [([9., 0, 0, 0], True), ([9., 9, 9, 0], False)])
 def test_a_crowd_is_drawn_anew_below_half_of_its_effective_size(heavy, anew):
-    strong = lambda z, logsnr, label: (label >= 0)[:, None]*torch.tensor(heavy)[:, None].expand(4, 3)
+    push = torch.tensor(heavy)[:, None].expand(4, 3)
+    strong = lambda z, logsnr, label: (label >= 0)[:, None]*push
     stay = lambda d, z, a, b, label, noise: z
     levels = torch.tensor([0., 1.])
     _, weight = next(tilting.sample_tilted(strong, Z.clone(), LABEL*0, levels, 1., stay))
