@@ -550,6 +550,7 @@ def test_measures_refuse_too_few_examples():
     for k in (0, 5): refused('have no neighbour', metrics.knn_radii, x, k)
     assert metrics.knn_radii(x, 4).shape == (5,)
     refused('needs 4 or more', metrics.precision_recall, x[:3], x)
+    refused('needs 1 or more', metrics.coverage, x, x[:0], 1)
     refused('needs 2 or more', metrics.kernel_distance, x[:1], x)
     refused('One set has 2 features, the other 1', metrics.kernel_distance, x, x[:, :1])
     refused('give as many of each', metrics.sliced_wasserstein, x, x[:4])
@@ -609,6 +610,14 @@ def test_frechet_distance_refuses_what_does_not_fit():
     assert metrics.frechet_distance(m, c, m, c) == 0
     assert metrics.frechet_distance(m, flat, m, c) == pytest.approx(1)
 
+def test_flat_sets_of_features_have_a_distance_too():
+    "Covariances of rank one, whose other eigenvalues rounding makes a little negative."
+    for seed in range(5):
+        v = torch.randn(6, 1, generator=torch.Generator().manual_seed(seed)).double()
+        mean, cov = torch.zeros(6).double(), v @ v.T
+        got = metrics.frechet_distance(mean, cov, mean, 4*cov)
+        assert got == pytest.approx((v**2).sum().item(), abs=1e-6)
+
 def test_directions_of_the_sliced_distance_are_those_of_their_seed():
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(30, 3, generator=g), torch.randn(30, 3, generator=g)
@@ -627,6 +636,7 @@ def test_features_of_digits_see_bytes_between_minus_one_and_one():
     features, logits = net(x)
     close(features, net.trunk(x.double().float()*2/255 - 1).mean((2, 3)), atol=1e-5)
     assert features.shape == (3, 64) and logits.shape == (3, 10)
+    assert net.trunk(x.float()).shape == (3, 64, 4, 4)
     assert logits.equal(net.head(features))
 
 
@@ -665,8 +675,9 @@ def test_what_is_no_set_of_pictures_is_not_written(x, y, tmp_path):
 @pytest.mark.parametrize('name, content, words', [
     ('notes.json', b'{', 'is damaged'), ('images.npy', b'', 'is damaged'),
     ('labels.npy', b'no', 'is damaged'), ('notes.json', b'[]', 'does not fit its notes'),
-    ('notes.json', b'{"images": [9]}', 'does not fit its notes'), ('labels.npy', None, 'has no labels'),
-    ('notes.json', None, 'has no notes'), ('images.npy', None, 'has no images')])
+    ('notes.json', b'{"images": [9]}', 'does not fit its notes'), ('labels.npy', b'', 'is damaged'),
+    ('labels.npy', None, 'has no labels'), ('notes.json', None, 'has no notes'),
+    ('images.npy', None, 'has no images')])
 def test_damaged_sets_of_pictures_are_refused(name, content, words, tmp_path):
     images.save_images(tmp_path, TWO, [0, 1])
     (tmp_path/name).unlink()
@@ -699,7 +710,8 @@ def test_half_of_the_pictures_are_mirrored():
     x = torch.arange(2).expand(4000, 1, 1, 2)
     flipped = next(images.random_flip([(x, 0)]))[0][:, 0, 0, 0]
     assert flipped.float().mean().item() == pytest.approx(.5, abs=.05)
-    assert flipped.equal(next(images.random_flip([(x, 0)], 0, 0, 0, 1))[0][:, 0, 0, 0])
+    share = lambda **more: next(images.random_flip([(x, 0)], ranks=2, **more))[0]
+    assert share().equal(share(rank=0)) and not share().equal(share(rank=1))
 
 def test_prefetching_reads_two_ahead():
     read = []
