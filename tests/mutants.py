@@ -66,11 +66,11 @@ def difference(before, after):
     return f'{side("-")} -> {side("+")}'
 
 
-def quick_tests(tests=QUICK, plugins=()):
+def quick_tests(tests=QUICK, plugins=(), more=()):
     "Whether these tests pass."
     import pytest
     return pytest.main(['-x', '-q', '-p', 'no:cacheprovider', '-p', 'no:xdist', '--assert=plain',
-                        '--tb=no', '--hypothesis-profile=mutants', *tests], plugins) == 0
+                        '--tb=no', '--hypothesis-profile=mutants', *more, *tests], plugins) == 0
 
 def chapter(module):
     "Whether the chapter of the module passes, run against the library."
@@ -91,7 +91,10 @@ class Reached:
         """Run the quick tests here, so that every fork has what they import; then forget what is
         ours, so that each fork imports it with its fault."""
         with self.cov.collect():
-            if not quick_tests(plugins=[self]): raise SystemExit('The tests fail without a fault.')
+            sound = quick_tests(plugins=[self])
+        names = self.cov.get_data().measured_contexts() - {''}
+        if not sound or not passes(lambda: quick_tests(names, more=['--collect-only']), 120):
+            raise SystemExit('The tests fail without a fault, or cannot be named one by one.')
         ours = ('cfg_lessons', 'conftest', *(Path(p).stem for p in QUICK))
         for name in [n for n in sys.modules if n.split('.')[0] in ours]: del sys.modules[name]
 
@@ -141,22 +144,39 @@ def copied(folder):
     os.environ['PYTHONPATH'] = str(folder)
 
 
-def main(modules, sample, seed, chapters, out, again=None):
-    "Plant the faults, write one line for each to `out`, print the table and the survivors."
-    before = again and [json.loads(line) for line in Path(again).read_text().splitlines()]
-    wanted = before and {r['fault'] for r in before if not r['noticed']}
-    texts = {m: (ROOT/'cfg_lessons'/f'{m}.py').read_text() for m in modules}
-    planned = []
+def plan(texts, sample, seed):
+    "Which faults to plant: (module, operator, occurrence, line); so many a module, or all."
     for m, text in texts.items():
         found = list(places(text))
         few = random.Random(seed).sample(found, min(sample or len(found), len(found)))
-        planned += [(m, *place) for place in few]
-    excused, tally = json.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}, {}
+        yield from ((m, *place) for place in few)
+
+
+def report(tally):
+    "Print how many faults of each module were noticed, and return the share of all."
+    for m, seen in tally.items(): print(f'{m:20} {sum(seen):4} of {len(seen):4} noticed')
+    total = [s for seen in tally.values() for s in seen]
+    share = sum(total)/max(len(total), 1)
+    print(f'{"all":20} {sum(total):4} of {len(total):4} noticed, {share:.1%}')
+    return share
+
+
+def survivors(path):
+    "The faults that nobody noticed, of a file that an earlier run wrote."
+    records = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    return {r['fault'] for r in records if not r['noticed']}
+
+
+def main(modules, sample, seed, chapters, out, again=None):
+    "Plant the faults, write one line for each to `out`, print the survivors and the table."
+    texts = {m: (ROOT/'cfg_lessons'/f'{m}.py').read_text() for m in modules}
+    excused, tally = json.loads(EQUIVALENT.read_text()), {}
+    wanted = again and survivors(again)
     with tempfile.TemporaryDirectory() as folder, open(out, 'w') as record:
         copied(Path(folder))
         reached = Reached()
         reached.warm_up()
-        for m, name, occurrence, line in planned:
+        for m, name, occurrence, line in plan(texts, sample, seed):
             changed = planted(texts[m], name, occurrence)
             where = f'{m}: {difference(texts[m], changed)}'
             if where in excused or again and where not in wanted: continue
@@ -166,11 +186,7 @@ def main(modules, sample, seed, chapters, out, again=None):
             print(json.dumps(dict(module=m, fault=where, noticed=noticed)), file=record, flush=True)
             tally.setdefault(m, []).append(bool(noticed))
             if not noticed: print('survives:', where, flush=True)
-    for m, seen in tally.items(): print(f'{m:20} {sum(seen):4} of {len(seen):4} noticed')
-    total = [s for seen in tally.values() for s in seen]
-    share = sum(total)/max(len(total), 1)
-    print(f'{"all":20} {sum(total):4} of {len(total):4} noticed, {share:.1%}')
-    return share
+    return report(tally)
 
 
 if __name__ == '__main__':
