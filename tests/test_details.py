@@ -276,6 +276,10 @@ def test_bfloat16_answers_in_the_precision_of_z():
 def test_a_probability_of_dropping_lies_between_0_and_1(p):
     refused('from 0 to 1', training.drop_label, LABEL, p)
 
+def test_none_or_all_of_the_labels_may_be_dropped():
+    assert training.drop_label(LABEL, 0).equal(LABEL)
+    assert (training.drop_label(LABEL, 1) == -1).all()
+
 def test_a_perfect_denoiser_has_no_loss_and_a_silent_one_has_one():
     x, schedule = torch.zeros(4000, 2), lambda t: torch.zeros_like(t)
     label = torch.zeros(4000).long()
@@ -380,7 +384,7 @@ def test_buffers_are_copied_into_the_average():
 def test_the_sigmoid_weight_has_its_bias_at_one():
     close(training.sigmoid_weight(torch.tensor([1.])), torch.tensor([.5]))
 
-@pytest.mark.parametrize('name', ['net.safetensors', 'deep/net.pt'])
+@pytest.mark.parametrize('name', ['net.safetensors', 'deep/er/net.pt'])
 def test_weights_come_back_as_they_were(name, tmp_path):
     net, other = nn.Linear(2, 3), nn.Linear(2, 3)
     notes = dict(seed='3') if name.endswith('safetensors') else {}
@@ -854,6 +858,9 @@ def test_a_class_whose_weights_are_uneven_is_drawn_anew():
     label = torch.tensor([0, 0, 1, 1])
     z, weight = crowd(label, .9)
     assert z[:, 0].tolist() == [0, 0, 2, 2] and not weight.any()
+
+def test_two_equal_particles_count_as_two_of_four():
+    assert not crowd(LABEL*0, .75)[1].any() and crowd(LABEL*0, .49)[1].any()
 
 def test_a_class_whose_weights_are_even_enough_is_kept():
     z, weight = crowd(torch.tensor([0, 0, 1, 1]), .49)
