@@ -27,9 +27,20 @@ lab: $(READY)  ## open the book in JupyterLab (options: make lab ARGS=--no-brows
 
 test: $(READY)  ## run every check: export drift, all chapters in the quick profile, pytest
 	@$(BIN)/python -m pytest tests/test_book.py -k drift
-	@echo "Running every notebook ..."
-	@ls -S nbs/*.ipynb | $(TEST_ENV) xargs -P $(WORKERS) -n 1 $(BIN)/nbdev-test --timing  # the largest first, so that none is left alone at the end
+	@echo "Running every notebook against the library ..."
+	@ls -S nbs/*.ipynb | $(TEST_ENV) xargs -P $(WORKERS) -n 1 $(BIN)/python tests/run_notebook.py  # the largest first, so that none is left alone at the end
 	@$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+coverage: $(READY)  ## measure which lines and branches of the library the checks run (about an hour on two cores)
+	@$(BIN)/python -m coverage erase
+	@ls -S nbs/*.ipynb | $(TEST_ENV) xargs -P $(WORKERS) -n 1 $(BIN)/python -m coverage run tests/run_notebook.py --cell-timeout 3600
+	@$(TEST_ENV) $(BIN)/python -m coverage run -m pytest
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
+
+mutants: $(READY)  ## plant small faults in the library and count who notices (ARGS="--sample 6", or names of modules)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,mutants]'
+	@$(BIN)/python tests/mutants.py $(ARGS)
 
 html: $(READY)  ## render the book, as its outputs are stored, into html/: pages with maths and search that need no network
 	@$(BIN)/python docs/build.py html
@@ -90,5 +101,5 @@ gpu-check:  ## time and compare training and sampling on a GPU, with the PyTorch
 clean:  ## remove .venv and everything made by tools
 	rm -rf .venv build dist *.egg-info .pytest_cache
 
-.PHONY: help setup lab answers html latency test doctor export outputs checkpoints results photographs compare bench equivalence gpu-check clean
+.PHONY: coverage mutants help setup lab answers html latency test doctor export outputs checkpoints results photographs compare bench equivalence gpu-check clean
 .DEFAULT_GOAL := help
