@@ -86,14 +86,14 @@ async function guidanceFigure(host, data) {
       --ink: #1c1e21; --soft: #5b6068; --line: #c9cdd3; --paper: #fff; --face: #f4f5f7; --accent: #0a58a6; }
     :host([data-dark]) { --ink: #e8eaed; --soft: #a9afb8; --line: #4a4f57; --paper: #131416; --face: #24272b; --accent: #79b8ff; }
     * { box-sizing: border-box; font: 14px/1.4 system-ui, sans-serif; }
-    figure { margin: 0; display: grid; gap: 12px 20px; grid-template-columns: minmax(0, 1fr) 300px; align-items: start; }
+    figure { margin: 0; display: grid; gap: 12px 20px; grid-template-columns: minmax(0, 1fr) 300px; grid-template-rows: auto 1fr; align-items: start; }
     .stage { position: relative; border: 1px solid var(--line); border-radius: 10px; overflow: hidden; }
     canvas { display: block; width: 100%; touch-action: pan-y; }
     #plane { aspect-ratio: 1; cursor: crosshair; }
     #plane.grab { cursor: grab; } #plane.held { cursor: grabbing; }
     #sure { height: 120px; }
     .level { position: absolute; left: 12px; top: 9px; pointer-events: none; color: var(--soft); font-variant-numeric: tabular-nums; }
-    .panel { display: grid; gap: 12px; } .presets { margin-top: 6px; }
+    .panel { display: grid; gap: 12px; grid-column: 2; grid-row: 1 / 3; } .presets { margin-top: 6px; }
     .row { display: flex; gap: 6px; flex-wrap: wrap; align-items: center; }
     button, select { min-height: 34px; padding: 4px 9px; color: inherit; background: var(--face); border: 1px solid var(--line); border-radius: 7px; cursor: pointer; }
     button:hover, select:hover { border-color: var(--soft); }
@@ -107,9 +107,10 @@ async function guidanceFigure(host, data) {
     input[type=range] { width: 100%; height: 26px; margin: 0; accent-color: var(--accent); cursor: pointer; }
     select { width: 100%; } .pick { display: grid; grid-template-columns: 74px 1fr; gap: 6px; align-items: center; }
     .pick label { display: block; }
-    p { margin: 0; } #says { min-height: 2.8em; } .note { color: var(--soft); font-size: 13px; }
+    p { margin: 0; } #says { min-height: 5.6em; } .note { color: var(--soft); font-size: 13px; }
     figcaption { grid-column: 1 / -1; }
-    figure.narrow { grid-template-columns: minmax(0, 1fr); }
+    figure.narrow { grid-template: none / minmax(0, 1fr); }
+    .narrow .panel { grid-area: auto; } .narrow #says { min-height: 4.2em; }
     @media (pointer: coarse) { button, select { min-height: 42px; } input[type=range] { height: 34px; } }
   </style>
   <figure role="group" aria-label="Guidance in the plane, a figure to play with">
@@ -117,6 +118,7 @@ async function guidanceFigure(host, data) {
       <canvas id="plane" tabindex="0" role="application" aria-roledescription="plane of points" aria-describedby="keys"></canvas>
       <div class="level" aria-hidden="true"></div>
     </div>
+    <p id="says" role="status" aria-live="polite"></p>
     <div class="panel">
       <div class="row">
         <button id="play">Play</button><button id="back" aria-label="Step back, towards noise">&#x2190; Step</button>
@@ -131,17 +133,16 @@ async function guidanceFigure(host, data) {
       <div class="pick"><label for="scene">mixture</label><select id="scene">${scenes.map((s, k) => option(s.name, k)).join('')}</select>
         <label for="cls">class</label><select id="cls"></select>
         <label for="sampler">sampler</label><select id="sampler">${data.samplers.map((s, k) => option(s.name, k)).join('')}</select></div>
-      <div><div class="name"><span>probability of the own class</span><output id="sureSays"></output></div>
+      <div><div class="name"><span>p(own class | z)</span><output id="sureSays"></output></div>
         <canvas id="sure" role="img"></canvas></div>
     </div>
-    <figcaption><p id="says" role="status" aria-live="polite"></p>
-      <p class="note" id="keys">Tap or point at a point for its path; drag its ring to start it elsewhere. Keys on the plane: N and P choose a point, arrows move its start, space plays, Escape lets go.</p></figcaption>
+    <figcaption><p class="note" id="keys">Tap or point at a point for its path; drag its ring to start it elsewhere. Keys on the plane: N and P choose a point, arrows move its start, space plays, Escape lets go.</p></figcaption>
   </figure>`;
   const $ = id => root.getElementById(id);
   const plane = $('plane'), sure = $('sure'), figure = root.querySelector('figure');
 
   // ---- colours, and pictures that are drawn once ----
-  let ink = {}, sprites = [], clouds = [], dpr = 1, size = 0;
+  let ink = {}, colors = data.colors, sprites = [], clouds = [], dpr = 1, size = 0;
   function shade() {  // is the page behind the figure dark?
     let e = host, color = null;
     while (e && !color) {
@@ -151,6 +152,8 @@ async function guidanceFigure(host, data) {
     }
     const [r, g, b] = color || [255, 255, 255];
     host.toggleAttribute('data-dark', .299*r + .587*g + .114*b < 128);
+    const pale = host.hasAttribute('data-dark') ? .3 : 0;
+    colors = data.colors.map(hex => 'rgb(' + [1, 3, 5].map(i => Math.round(parseInt(hex.slice(i, i + 2), 16)*(1 - pale) + 255*pale)) + ')');
     const style = getComputedStyle(host);
     for (const name of ['ink', 'soft', 'line', 'paper']) ink[name] = style.getPropertyValue('--' + name).trim();
   }
@@ -163,7 +166,7 @@ async function guidanceFigure(host, data) {
     box.width = box.height = 2*Math.ceil(2*r);
     const c = box.getContext('2d'), middle = box.width/2;
     c.beginPath(); shapes[label % 3](c, middle, middle, r);
-    c.fillStyle = data.colors[label]; c.fill();
+    c.fillStyle = colors[label]; c.fill();
     c.lineWidth = dpr*.9; c.strokeStyle = ink.paper; c.stroke();
     return box;
   }
@@ -190,8 +193,8 @@ async function guidanceFigure(host, data) {
   }
 
   // ---- drawing the plane ----
-  const px = x => (x/data.limit + 1)*size/2, py = y => (1 - y/data.limit)*size/2;
-  const fromPixel = (x, y) => [(2*x/size - 1)*data.limit, (1 - 2*y/size)*data.limit];
+  const px = x => (x/scene().limit + 1)*size/2, py = y => (1 - y/scene().limit)*size/2;
+  const fromPixel = (x, y) => [(2*x/size - 1)*scene().limit, (1 - 2*y/size)*scene().limit];
   function line(c, rows, w, from, to, color, width, dash = []) {
     c.beginPath(); c.setLineDash(dash); c.strokeStyle = color; c.lineWidth = width;
     const go = time => c.lineTo(px(along(rows, w, time, 0)), py(along(rows, w, time, 1)));
@@ -200,7 +203,7 @@ async function guidanceFigure(host, data) {
     go(to); c.stroke(); c.setLineDash([]);
   }
   function drawPath(c, rows, strong) {
-    const color = data.colors[scene().label[rows[0][0]]];
+    const color = colors[scene().label[rows[0][0]]];
     if (shownW > 0) line(c, rows, 0, 0, LAST, ink.soft, 1.5, [2, 4]);
     line(c, rows, shownW, 0, LAST, ink.paper, 5);
     line(c, rows, shownW, 0, LAST, color, 1.5, [5, 4]);
@@ -227,7 +230,7 @@ async function guidanceFigure(host, data) {
     c.lineWidth = 1.2;
     s.classes.forEach((_, label) => {  // where each point just came from
       if (!seen(s.label.indexOf(label))) return;
-      c.globalAlpha = .35; c.strokeStyle = data.colors[label]; c.beginPath();
+      c.globalAlpha = .35; c.strokeStyle = colors[label]; c.beginPath();
       for (let i = 0; i < s.n; i++) if (s.label[i] == label) {
         const from = Math.max(0, now.time - .8);
         c.moveTo(px(value(i, shownW, from, 0)), py(value(i, shownW, from, 1)));
@@ -238,7 +241,7 @@ async function guidanceFigure(host, data) {
     });
     for (let i = 0; i < s.n; i++) {
       const box = sprites[s.label[i]], side = box.width/dpr;
-      c.globalAlpha = seen(i) ? now.point < 0 ? .95 : .6 : .08;
+      c.globalAlpha = seen(i) ? now.point < 0 ? .95 : .7 : .08;
       c.drawImage(box, px(value(i, shownW, now.time, 0)) - side/2, py(value(i, shownW, now.time, 1)) - side/2, side, side);
     }
     c.globalAlpha = 1;
@@ -279,7 +282,7 @@ async function guidanceFigure(host, data) {
     curve(k => mean(now.w, k), ink.ink, 2, []);
     const rows = hover >= 0 ? [[hover, 1]] : chosen();
     c.textAlign = 'center';
-    if (rows) curve(k => along(rows, now.w, k, 2), data.colors[scene().label[rows[0][0]]], 2.5, []);
+    if (rows) curve(k => along(rows, now.w, k, 2), colors[scene().label[rows[0][0]]], 2.5, []);
     c.beginPath(); c.moveTo(x(now.time), y(1) - 4); c.lineTo(x(now.time), y(0) + 4);
     c.strokeStyle = ink.ink; c.lineWidth = 1; c.stroke();
     const shown = rows ? along(rows, now.w, now.time, 2) : between(now.time, LAST).reduce(
@@ -292,11 +295,11 @@ async function guidanceFigure(host, data) {
   function words() {
     const s = scene(), [given, spread] = s.ends[now.sampler][now.w], w = WEIGHTS[now.w];
     if (now.point < 0)
-      return `At w = ${w} the points end with a mean probability of their own class of ${given.toFixed(2)} and a spread of ${spread.toFixed(2)} within a class; true examples have ${s.truth[0].toFixed(2)} and ${s.truth[1].toFixed(2)}.`;
+      return `At w = ${w} the points end with a mean probability of their own class of ${given.toFixed(3)} and a spread of ${spread.toFixed(2)} within a class; true examples have ${s.truth[0].toFixed(3)} and ${s.truth[1].toFixed(2)}.`;
     const rows = chosen(), label = s.classes[s.label[now.point]];
     const end = along(rows, now.w, LAST, 2).toFixed(2);
     const how = !now.start ? `Point ${now.point + 1} of ${s.n}`
-      : rows.length > 1 ? 'A start of your own, its path interpolated between the three nearest stored ones of its class'
+      : rows.length > 1 ? 'A start of your own, its path interpolated between the three stored ones round it'
       : random() ? 'With random steps the start does not decide the path; this is the stored path whose start is nearest'
       : 'Outside the stored starts; this is the stored path whose start is nearest';
     return `${how}. Class: ${label}. At the end p(class | z) = ${end} at w = ${w}${now.w ? `, and ${along(rows, 0, LAST, 2).toFixed(2)} at w = 0 (dotted)` : ''}.`;
@@ -378,7 +381,7 @@ async function guidanceFigure(host, data) {
     const at = now.start || startOf(now.point);
     return Math.hypot(px(at[0]) - x, py(at[1]) - y) < REACH + 4;
   }
-  const held = at => at.map(v => Math.max(-data.limit, Math.min(data.limit, v)));
+  const held = at => at.map(v => Math.max(-scene().limit, Math.min(scene().limit, v)));
   plane.addEventListener('touchstart', e => {  // a finger on the ring drags it instead of the page
     if (onRing(place(e.touches[0]))) e.preventDefault();
   }, {passive: false});

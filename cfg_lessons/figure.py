@@ -6,12 +6,12 @@
 __all__ = ['SCENES', 'SAMPLERS', 'WEIGHTS', 'LEVELS', 'EVERY', 'Scene', 'trajectories', 'own_class', 'densities', 'triangles',
            'give_and_take', 'pack', 'film_of', 'Film']
 
-# %% ../nbs/95_figure.ipynb #0741c409
+# %% ../nbs/95_figure.ipynb #941f27a1
 import base64
 import json
 import zlib
 from functools import cached_property, partial
-from pathlib import Path
+from importlib.resources import files
 from typing import NamedTuple
 
 import numpy as np
@@ -25,15 +25,17 @@ from .mixtures import (Mixture, exact_denoiser, log_density, log_posterior,
 from .plotting import PALETTE, mesh
 from .sampling import ancestral, ddim, per_example_noise, sample
 
-# %% ../nbs/95_figure.ipynb #e1b03752
+# %% ../nbs/95_figure.ipynb #ea05a4ef
 class Scene(NamedTuple):
     "A mixture in the plane, with words for it and for its classes."
     name: str  # as a reader would call the mixture
     classes: tuple  # one name per class
     mixture: Mixture
+    limit: float  # half-width of the square that is seen
 
-SCENES = (Scene('three Gaussians', ('top', 'lower left', 'lower right'), three_gaussians(std=.6)),
-          Scene('two trees', ('right tree', 'left tree'), tree()))
+SCENES = (Scene('three Gaussians', ('top', 'lower left', 'lower right'),
+                three_gaussians(std=.6), 3.6),
+          Scene('two trees', ('right tree', 'left tree'), tree(), 2.7))
 SAMPLERS = (('DDIM, deterministic', ddim, False),
             ('ancestral, random', partial(ancestral, mix=.3), True))
 WEIGHTS = (0., .5, 1., 1.5, 2., 3., 4.)
@@ -114,47 +116,46 @@ def pack(
     code = base64.b64encode(squeezed).decode()
     return dict(shape=list(whole.shape), scale=scale, axes=list(axes[::-1]), code=code)
 
-# %% ../nbs/95_figure.ipynb #63ef7564
+# %% ../nbs/95_figure.ipynb #7735b418
 def film_of(
     scene,  # a Scene
     n,  # points
     side,  # of the density picture, in points
-    limit,  # half-width of the square that is seen
 ):
     "Everything that the script plays of one scene, ready for JSON."
     mixture, label = scene.mixture, torch.arange(n) % scene.mixture.num_classes
     runs = [[trajectories(mixture, step, w, n) for w in WEIGHTS] for _, step, _ in SAMPLERS]
     z, sure = (torch.stack([torch.stack([run[k] for run in row]) for row in runs]) for k in (0, 1))
     ends = [[give_and_take(mixture, states[:, -1], label) for states, _ in row] for row in runs]
-    return dict(name=scene.name, classes=scene.classes, z=pack(z, 128, (1, 3)), label=label.tolist(),
-                sure=pack(sure, 50, (1,)), density=pack(densities(mixture, limit, side), 31, (1,)),
-                triangles=triangles(z[0, 0, :, 0], label).tolist(), ends=ends,
+    packed = dict(z=pack(z, 128, (1, 3)), sure=pack(sure, 50, (1,)),
+                  density=pack(densities(mixture, scene.limit, side), 31, (1,)))
+    return dict(name=scene.name, classes=scene.classes, limit=scene.limit, label=label.tolist(),
+                triangles=triangles(z[0, 0, :, 0], label).tolist(), ends=ends, **packed,
                 truth=give_and_take(mixture, *sample_mixture(mixture, 20_000)))
 
-# %% ../nbs/95_figure.ipynb #9a5e756f
+# %% ../nbs/95_figure.ipynb #37ccbf03
 class Film:
     "The moving figure with a still picture for pages on which no script runs."
     def __init__(self,
         still,  # a `Picture`
         scenes=SCENES,  # what can be chosen, each a Scene
         n=192,  # points
-        side=44,  # of the density picture, in points
-        limit=3.6,  # half-width of the square that is seen
+        side=46,  # of the density picture, in points
     ):
-        self.still, self.scenes, self.n, self.side, self.limit = still, scenes, n, side, limit
+        self.still, self.scenes, self.n, self.side = still, scenes, n, side
 
     @cached_property
     def data(self):
         "What the script plays, ready for JSON."
-        films = [film_of(scene, self.n, self.side, self.limit) for scene in self.scenes]
+        films = [film_of(scene, self.n, self.side) for scene in self.scenes]
         samplers = [dict(name=name, random=random) for name, _, random in SAMPLERS]
-        return dict(scenes=films, samplers=samplers, weights=WEIGHTS, limit=self.limit,
+        return dict(scenes=films, samplers=samplers, weights=WEIGHTS,
                     logsnr=[round(l, 2) for l in LEVELS[::EVERY].tolist()], colors=PALETTE)
 
     def _repr_html_(self):
-        script = Path(__file__).with_name('figure.js').read_text()
-        return (f'<div class="guidance-figure">{self.still._repr_html_()}<script>(() => {{\n{script}\n'
-                f'guidanceFigure(document.currentScript.parentElement, {json.dumps(self.data)})\n'
-                f'}})()</script></div>')
+        script = files('cfg_lessons').joinpath('figure.js').read_text()
+        start = f'guidanceFigure(document.currentScript.parentElement, {json.dumps(self.data)})'
+        return (f'<div class="guidance-figure">{self.still._repr_html_()}'
+                f'<script>(() => {{\n{script}\n{start}\n}})()</script></div>')
 
     def __repr__(self): return repr(self.still)

@@ -16,7 +16,7 @@ MODULES = sorted(p for p in (ROOT/'cfg_lessons').glob('*.py') if not p.name.star
 CHAPTERS = [p for p in NOTEBOOKS if re.match(r'[01]\d_', p.name)]
 
 # Which modules of the book each module may import. The roof may import all and is imported by none;
-# plotting, lab and exercises are for notebooks and commands alone.
+# plotting, lab, figure and exercises are for notebooks and commands alone.
 FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), exercises={'plotting', 'settings', 'training'},
               unet={'diffusion', 'networks'}, pretrained={'classifier_free', 'classifier_guidance', 'diffusion', 'generation', 'images', 'networks', 'records', 'sampling', 'training', 'unet'}, imagenet=None)
 FLOORS |= dict(sources={'settings', 'training'}, preparation={'checkpoints', 'images', 'records', 'sources', 'training'}, costs={'networks', 'parallel', 'unet'})
@@ -28,6 +28,7 @@ FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training'], {'diff
 FLOORS |= dict(metrics={'diffusion', 'training'}, records={'training'}, evaluation={'metrics', 'records', 'training'}, images={'diffusion', 'training'})  # training has the writer of whole files
 FLOORS |= dict(beyond={'diffusion', 'classifier_free', 'classifier_guidance', 'networks', 'unet'})
 FLOORS |= dict(lab={'diffusion', 'mixtures', 'sampling', 'classifier_free', 'classifier_guidance', 'records', 'plotting'})
+FLOORS |= dict(figure={'diffusion', 'mixtures', 'sampling', 'classifier_free', 'plotting'})
 FLOORS |= dict(tilting={'diffusion', 'classifier_free', 'classifier_guidance', 'sampling'})
 FLOORS |= dict(parallel={'training'}, checkpoints={'training', 'parallel'})
 FLOORS |= dict(logs={'images', 'records', 'metrics', 'parallel', 'sampling', 'training'})
@@ -35,7 +36,7 @@ FLOORS |= dict(engine={'images', 'networks', 'training', 'parallel', 'checkpoint
 FLOORS |= dict(generation={'diffusion', 'images', 'sampling', 'training', 'checkpoints'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little
 HEAVY = {'diffusers', 'transformers', 'torch_fidelity', 'torchvision', 'fastcore', 'tyro', 'pyarrow', 'sklearn', 'ipywidgets', 'matplotlib', 'IPython', 'nbdev'}
-FOR_NOTEBOOKS = {'plotting', 'lab', 'exercises'}
+FOR_NOTEBOOKS = {'plotting', 'lab', 'figure', 'exercises'}
 
 
 def cells(path, kind='code'):
@@ -91,7 +92,7 @@ def test_floors(path):
     assert path.stem in FLOORS, f'{path.name} has no floor: add it to FLOORS in {Path(__file__).name}'
     allowed = FLOORS[path.stem]
     if allowed is not None: assert own <= allowed, f'{path.name} imports {own - allowed}; it may import {allowed}'
-    assert path.stem in ('lab', 'exercises') or not own & (FOR_NOTEBOOKS | {'imagenet'}), f'{path.name} imports {own & FOR_NOTEBOOKS}, which is for notebooks'
+    assert path.stem in ('lab', 'figure', 'exercises') or not own & (FOR_NOTEBOOKS | {'imagenet'}), f'{path.name} imports {own & FOR_NOTEBOOKS}, which is for notebooks'
     if path.stem in OUTSIDE: assert other <= OUTSIDE[path.stem], f'{path.name} imports {other - OUTSIDE[path.stem]}'
     if path.stem not in FOR_NOTEBOOKS: assert not other & HEAVY, f'{path.name} imports {other & HEAVY} at its top'
 
