@@ -183,12 +183,19 @@ async function guidanceFigure(host, data) {
       picture.data[to + 3] = 105*Math.max(...here);
     }
     c.putImageData(picture, 0, 0);
-    return box;
+    const large = document.createElement('canvas');  // enlarged well once, so that a frame can do it fast
+    large.width = large.height = 6*side;
+    const to = large.getContext('2d');
+    to.imageSmoothingQuality = 'high';
+    to.drawImage(box, 0, 0, 6*side, 6*side);
+    return large;
+  }
+  function dress() {
+    shade();
+    sprites = scene().classes.map((_, c) => sprite(c));
   }
   function prepare() {
-    shade();
-    const {classes} = scene();
-    sprites = classes.map((_, c) => sprite(c));
+    dress();
     clouds = data.logsnr.map((_, k) => cloud(k));
   }
 
@@ -223,7 +230,7 @@ async function guidanceFigure(host, data) {
     c.setTransform(dpr, 0, 0, dpr, 0, 0);
     c.clearRect(0, 0, size, size);
     const [k0, k1, v] = between(now.time, LAST);
-    c.imageSmoothingQuality = 'high';
+    c.imageSmoothingQuality = 'low';
     for (const [k, share] of [[k0, 1 - v], [k1, v]]) if (share) {
       c.globalAlpha = share; c.drawImage(clouds[k], 0, 0, size, size);
     }
@@ -426,10 +433,10 @@ async function guidanceFigure(host, data) {
       canvas.width = Math.round(canvas.clientWidth*dpr);
       canvas.height = Math.round(canvas.clientHeight*dpr);
     }
-    if (size) { prepare(); change({}); }
+    if (size) { clouds.length ? dress() : prepare(); change({}); }
   }
   new ResizeObserver(fit).observe(host);
-  const rethink = () => { prepare(); change({}); };
+  const rethink = () => { if (size) { dress(); change({}); } };
   for (const e of [document.documentElement, document.body])
     new MutationObserver(() => setTimeout(rethink, 100)).observe(e, {attributes: true});
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => setTimeout(rethink, 100));
@@ -439,5 +446,7 @@ async function guidanceFigure(host, data) {
     if (visible && !begun) { begun = true; change({playing: true}); } else if (visible) change({});
   }, {threshold: .3}).observe(host);
   fill(); fit();
-  host.guidance = {now, change, chosen: part => along(chosen(), now.w, LAST, part)};  // for tests
+  host.guidance = {  // for tests, and for a console
+    now, change, chosen: part => along(chosen(), now.w, LAST, part),
+    place: i => [px(value(i, shownW, now.time, 0)), py(value(i, shownW, now.time, 1))]};
 }

@@ -257,6 +257,13 @@ def test_no_widget_in_git(path):
     assert 'widgets' not in book['metadata'], f'{path.name} holds the state of widgets'
 
 
+def test_the_opening_figure_is_the_present_one():
+    "The page plays with the script that the package has, and its numbers take less than 250 kB."
+    shown = [h for c in cells(ROOT/'nbs'/'index.ipynb') for h in html(c)]
+    assert 'class="guidance-figure"' in shown[0] and (ROOT/'cfg_lessons'/'figure.js').read_text() in shown[0], 'run make outputs CHAPTER=index'
+    assert len(shown[0].split('guidanceFigure(document.currentScript.parentElement, ')[1]) < 250_000
+
+
 def test_contrast():
     "Words in colour can be read (WCAG AA, 4.5 to 1); lines differ in lightness or marker, so they survive a grey print."
     from matplotlib.colors import to_rgb
