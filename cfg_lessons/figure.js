@@ -108,6 +108,7 @@ async function guidanceFigure(host, data) {
     select { width: 100%; } .pick { display: grid; grid-template-columns: 74px 1fr; gap: 6px; align-items: center; }
     .pick label { display: block; }
     p { margin: 0; } #says { min-height: 5.6em; } .note { color: var(--soft); font-size: 13px; }
+    #status { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
     figcaption { grid-column: 1 / -1; }
     figure.narrow { grid-template: none / minmax(0, 1fr); }
     .narrow .panel { grid-area: auto; } .narrow #says { min-height: 4.2em; }
@@ -118,7 +119,7 @@ async function guidanceFigure(host, data) {
       <canvas id="plane" tabindex="0" role="application" aria-roledescription="plane of points" aria-describedby="keys"></canvas>
       <div class="level" aria-hidden="true"></div>
     </div>
-    <p id="says" role="status" aria-live="polite"></p>
+    <p id="says"></p><p id="status" role="status" aria-live="polite"></p>
     <div class="panel">
       <div class="row">
         <button id="play">Play</button><button id="back" aria-label="Step back, towards noise">&#x2190; Step</button>
@@ -311,7 +312,15 @@ async function guidanceFigure(host, data) {
       : 'Outside the stored starts; this is the stored path whose start is nearest';
     return `${how}. Class: ${label}. At the end p(class | z) = ${end} at w = ${w}${now.w ? `, and ${along(rows, 0, LAST, 2).toFixed(2)} at w = 0 (dotted)` : ''}.`;
   }
-  let said = '';
+  let telling = 0;
+  function announce() {  // to those who do not see the plane; once the hand rests
+    clearTimeout(telling);
+    telling = setTimeout(() => {
+      const k = Math.round(now.time), of = now.cls < 0 ? 'all classes' : `class ${scene().classes[now.cls]}`;
+      const text = now.playing ? 'Playing.' : `${scene().name}, ${of}, ${data.samplers[now.sampler].name}, ${level(k)}: mean probability of the own class ${mean(now.w, k).toFixed(2)}. ${words()}`;
+      if (text != $('status').textContent) $('status').textContent = text;
+    }, 400);
+  }
   function tell() {
     const k = Math.floor(now.time + 1e-6), w = WEIGHTS[now.w];
     $('time').value = k;
@@ -325,7 +334,7 @@ async function guidanceFigure(host, data) {
     $('play').textContent = now.playing ? 'Pause' : now.time >= LAST ? 'Replay' : 'Play';
     $('back').disabled = now.time <= 0; $('step').disabled = now.time >= LAST;
     const text = words();
-    if (!dragging && text != said) { said = $('says').textContent = text; }
+    if (text != $('says').textContent) $('says').textContent = text;
     if (!now.playing) {
       plane.setAttribute('aria-label', `${scene().n} points of ${scene().classes.length} classes at ${level(k)}, w = ${w}, ${data.samplers[now.sampler].name}.`);
       sure.setAttribute('aria-label', `Mean probability of the own class at this level: ${mean(now.w, k).toFixed(2)}; at w = 0: ${mean(0, k).toFixed(2)}.`);
@@ -346,6 +355,7 @@ async function guidanceFigure(host, data) {
     shownW = calm.matches || Math.abs(gap) <= most ? now.w : shownW + Math.sign(gap)*most;
     draw(); drawSure(); tell();
     if (now.playing && visible || shownW != now.w) refresh();
+    if (!now.playing) announce();
   }
   function refresh() {
     if (asked) return;
@@ -354,6 +364,7 @@ async function guidanceFigure(host, data) {
   function change(what) {
     if (!now.playing && shownW == now.w) before = performance.now();
     Object.assign(now, what);
+    announce();
     refresh();
   }
   const play = () => change({playing: !now.playing, time: !now.playing && now.time >= LAST ? 0 : now.time});

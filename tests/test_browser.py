@@ -288,7 +288,10 @@ def test_the_figure_obeys_hand_and_keys(figure):
     page.mouse.up()
     page.wait_for_function('document.querySelector(".guidance-figure").shadowRoot.getElementById("says").textContent.includes("interpolated")')
     for name in ('scene', 'cls', 'sampler'): page.select_option(f'#{name}', index=1)
-    page.wait_for_timeout(500)
+    page.click('#reset')
+    page.click('#step')
+    said = 'two trees, class right tree, ancestral, random, log-SNR \u22124.5'
+    page.wait_for_function('said => document.querySelector(".guidance-figure").shadowRoot.getElementById("status").textContent.startsWith(said)', arg=said)
     names = page.evaluate('[...document.querySelector(".guidance-figure").shadowRoot.querySelectorAll("button, input, select, canvas")].map(e => e.ariaLabel || e.textContent.trim() || e.labels?.[0]?.textContent)')
     assert all(names) and not page.wrong, (names, page.wrong)
 
