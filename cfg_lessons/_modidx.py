@@ -526,6 +526,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'cfg_lessons.settings._find_settings': ('settings.html#_find_settings', 'cfg_lessons/settings.py'),
                                       'cfg_lessons.settings._idle_gpu': ('settings.html#_idle_gpu', 'cfg_lessons/settings.py'),
                                       'cfg_lessons.settings._jupyterlab': ('settings.html#_jupyterlab', 'cfg_lessons/settings.py'),
+                                      'cfg_lessons.settings._nvidia_driver': ('settings.html#_nvidia_driver', 'cfg_lessons/settings.py'),
                                       'cfg_lessons.settings._package_problem': ( 'settings.html#_package_problem',
                                                                                  'cfg_lessons/settings.py'),
                                       'cfg_lessons.settings._packages': ('settings.html#_packages', 'cfg_lessons/settings.py'),
