@@ -35,7 +35,8 @@ class Live:
         alt,  # what the still picture shows, in words
     ):
         self.fig, self.update, self.controls = fig, update, controls
-        self.update(**self.values())
+        self.alt, self.start = alt, self.values()
+        self.update(**self.start)
         self.still = show(fig, alt)
         fig.set_layout_engine('none')  # the layout is settled; settling it again costs time
         self.canvas = FigureCanvasAgg(fig)
@@ -52,24 +53,49 @@ class Live:
 
     def follow(self, _=None):
         "Put the picture for the present values in its place, or say why not."
-        try: self.image.value, self.says.value = self.render(), ''
-        except Exception as e: self.says.value = escape(f'{type(e).__name__}: {e}')
+        try: self.image.value, text = self.render(), _described(self)
+        except Exception as e: text = f'{type(e).__name__}: {e}'
+        self.says.value = f'<span role="status">{escape(text)}</span>'
 
     @cached_property
     def box(self):
         "Controls above the picture, as one widget; the same one each time."
-        import ipywidgets
-        self.fig.set_dpi(80)
-        self.image, self.says = ipywidgets.Image(layout={'max_width': '100%'}), ipywidgets.HTML()
-        self.follow()
-        for control in self.controls.values(): control.observe(self.follow, 'value')
-        return ipywidgets.VBox([*self.controls.values(), self.image, self.says])
+        return _box(self)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         bundle = {'text/plain': repr(self.still), 'text/html': self.still._repr_html_()}
         return bundle | self.box._repr_mimebundle_() if in_notebook() else bundle
 
     def __repr__(self): return repr(self.still)
+
+# %% ../nbs/91_lab.ipynb #5e9c01b7
+_PAGE_DPI, _SHARP = 92, 2  # page pixels an inch, and pixels of the picture for each of them
+
+def _box(live):
+    "The controls of a `Live`, a button that puts them back, the picture and its words."
+    import ipywidgets
+    live.fig.set_dpi(_SHARP*_PAGE_DPI)
+    look = dict(width=f'{live.fig.get_figwidth()*_PAGE_DPI:.0f}px', max_width='100%')
+    live.image, live.says = ipywidgets.Image(layout=look), ipywidgets.HTML()
+    back = ipywidgets.Button(description='reset', tooltip='all controls as they were')
+    def reset(_):
+        for name, control in live.controls.items(): control.value = live.start[name]
+    back.on_click(reset)
+    live.follow()
+    for control in live.controls.values(): control.observe(live.follow, 'value')
+    return ipywidgets.VBox([*live.controls.values(), back, live.image, live.says])
+
+def _described(live):
+    "What the picture of a `Live` shows at the present values, in words."
+    if live.values() == live.start: return live.alt
+    titles = [ax.get_title() or ax.get_title('left') for ax in live.fig.axes]
+    told = ', '.join(f'{c.description} {_readout(c)}' for c in live.controls.values())
+    return '; '.join([told, *filter(None, titles)]) + '.'
+
+def _readout(control):
+    "The value of a control as its own readout has it."
+    if hasattr(control, 'label'): return control.label  # of a list
+    return f'{control.value:.2f}' if isinstance(control.value, float) else str(control.value)
 
 # %% ../nbs/91_lab.ipynb #0d65cd17
 _WIDE = dict(layout={'width': '420px'}, style={'description_width': '110px'})
@@ -80,6 +106,13 @@ def _slider(name, value, low, high, step=None):
     if step is None: return IntSlider(value, low, high, description=name, **_WIDE)
     look = dict(step=step, readout_format='.2f', description=name)
     return FloatSlider(value, min=low, max=high, **look, **_WIDE)
+
+def _stops(name, value, values):
+    "A slider that stops at these values only, and starts at the one nearest to `value`."
+    from ipywidgets import SelectionSlider
+    options = [(f'{v:.1f}', v) for v in values]
+    start = min(values, key=lambda v: abs(v - value))
+    return SelectionSlider(options=options, value=start, description=name, **_WIDE)
 
 def _dropdown(name, options):
     "A list of names, or of pairs of a name and a value; it starts at the first."
@@ -135,7 +168,7 @@ def live_guidance(
         left.set_title(f'the same noise, w = {w:.2f}')
         right.set_title(f'predictions for one point, log-SNR {levels[at]:.1f}')
     controls = dict(w=_slider('w', 1., 0, 4, .05), point=_slider('point', 3, 0, n - 1),
-                    logsnr=_slider('log-SNR', -1., -6, 6, .1))
+                    logsnr=_stops('log-SNR', -1., levels[1:-1].tolist()))
     return Live(fig, update, controls, alt)
 
 # %% ../nbs/91_lab.ipynb #7c270fe0

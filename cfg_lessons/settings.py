@@ -8,6 +8,7 @@ __all__ = ['Settings', 'resolve_device', 'settings', 'doctor']
 # %% ../nbs/93_settings.ipynb #f7128dc6
 import os
 import shutil
+import subprocess
 import sys
 from configparser import ConfigParser, Error as ConfigError
 from importlib import metadata
@@ -146,16 +147,6 @@ def _computing():
     if total != 64**3:
         return f'PyTorch multiplies wrongly on {device}; set device = cpu in settings.ini.'
 
-def _idle_gpu(driver=Path('/proc/driver/nvidia/version')):
-    "No NVIDIA GPU is left unused for want of a driver."
-    import torch
-    try: chosen = _read(None)[0]['device']
-    except ValueError: return
-    if chosen == 'auto' and driver.exists() and not torch.cuda.is_available():
-        return (f'There is an NVIDIA GPU, and PyTorch {torch.__version__} cannot use it; most '
-                'likely its driver is too old: install a newer one, or a PyTorch for an older '
-                'CUDA, or set device = cpu in settings.ini.')
-
 def _disk_space(least=2e9):
     "There is room for what the chapters write."
     try: home = settings().runs
@@ -165,6 +156,40 @@ def _disk_space(least=2e9):
     if free < least:
         return (f'Only {free/1e9:.1f} GB are free; the chapters want {least/1e9:.0f}: '
                 'make room, or move runs in settings.ini.')
+
+# %% ../nbs/93_settings.ipynb #c41f6e92
+_LEAST_DRIVER = {'11': 450, '12': 525, '13': 580}  # of each CUDA; Linux, CUDA Compatibility guide
+
+def _nvidia_driver():
+    "The version of the NVIDIA driver as `nvidia-smi` tells it, such as '535.161.08', or None."
+    program = shutil.which('nvidia-smi')
+    if not program: return
+    command = [program, '--query-gpu=driver_version', '--format=csv,noheader']
+    try: told = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError): return
+    lines = told.stdout.split()
+    return lines[0] if lines and lines[0].partition('.')[0].isdecimal() else None
+
+def _idle_gpu(module=Path('/proc/driver/nvidia/version')):
+    "No NVIDIA GPU is left unused for want of a driver."
+    import torch
+    try: chosen = _read(None)[0]['device']
+    except ValueError: return
+    driver, cuda = _nvidia_driver(), torch.version.cuda
+    there = driver or module.exists()
+    if chosen.startswith('cpu') or torch.cuda.is_available() or not there: return
+    cure = 'or set device = cpu in settings.ini.'
+    start = f'There is an NVIDIA GPU, and PyTorch {torch.__version__} cannot use it: '
+    if cuda is None: return f'{start}it was built without CUDA; install one that has it, {cure}'
+    least = _LEAST_DRIVER.get(cuda.partition('.')[0])
+    if driver and least and int(driver.partition('.')[0]) < least:
+        return (f'{start}its driver {driver} is too old for CUDA {cuda}, which needs {least} or '
+                f'newer; install a newer driver, or a PyTorch for an older CUDA, {cure}')
+    if driver and least:
+        return (f'{start}its driver {driver} is new enough for CUDA {cuda}; see what '
+                f'torch.zeros(1).cuda() says, {cure}')
+    return (f'{start}most likely its driver is too old; install a newer one, or a PyTorch for '
+            f'an older CUDA, {cure}')
 
 # %% ../nbs/93_settings.ipynb #7f5221c1
 def _jupyterlab():

@@ -32,6 +32,12 @@ def tidy(book):
     return book
 
 
+def download(path):
+    "A line under the title that hands out the notebook itself, as a cell."
+    text = f'<p class="notebook"><a href="notebooks/{path.name}" download>Download this notebook</a> and run it in the book\'s JupyterLab (<code>make lab</code>).</p>'
+    return dict(cell_type='markdown', id='download', metadata={}, source=text)
+
+
 def build(out):
     "The pages under `out`, whole or not at all; returns sphinx's exit status. Exits rather than touch a folder of the reader's."
     out = out.resolve()
@@ -41,13 +47,15 @@ def build(out):
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as folder:
         source, made = Path(folder)/'source', Path(folder)/'made'
-        source.mkdir()
+        (source/'extra'/'notebooks').mkdir(parents=True)
         for name in ('conf.py', 'favicon.svg', 'book.css'): shutil.copy(ROOT/'docs'/name, source)
         modules = reference(sorted(p for p in (ROOT/'cfg_lessons').glob('*.py') if not p.stem.startswith('_')))
         for name, text in modules.items(): (source/f'api_{name}.md').write_text(text)
         for path in notebooks:
             book = tidy(json.loads(path.read_text()))
+            shutil.copy(path, source/'extra'/'notebooks')
             if path.stem == 'index': book['cells'].append(contents(notebooks, modules))
+            else: book['cells'].insert(1, download(path))
             (source/path.name).write_text(json.dumps(book))
         status = subprocess.call([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-d', f'{folder}/trees', str(source), str(made)])
         if not status:

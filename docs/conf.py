@@ -20,4 +20,6 @@ suppress_warnings = ['mystnb.unknown_mime_type']
 html_favicon = 'favicon.svg'
 html_static_path = ['book.css']
 html_css_files = ['book.css']
+html_extra_path = ['extra']  # the notebooks, to be downloaded as they are
+exclude_patterns = ['extra']
 myst_html_meta = {'description': 'Guidance in diffusion models, from points in the plane to ImageNet: a textbook that runs.'}

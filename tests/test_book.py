@@ -16,7 +16,7 @@ MODULES = sorted(p for p in (ROOT/'cfg_lessons').glob('*.py') if not p.name.star
 CHAPTERS = [p for p in NOTEBOOKS if re.match(r'[01]\d_|94_', p.name)]  # 94 is a chapter to play
 
 # Which modules of the book each module may import. The roof may import all and is imported by none;
-# plotting, lab and exercises are for notebooks and commands alone.
+# plotting, lab, figure and exercises are for notebooks and commands alone.
 FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), exercises={'plotting', 'settings', 'training'},
               unet={'diffusion', 'networks'}, pretrained={'classifier_free', 'classifier_guidance', 'diffusion', 'generation', 'images', 'networks', 'records', 'sampling', 'training', 'unet'}, imagenet=None)
 FLOORS |= dict(sources={'settings', 'training'}, preparation={'checkpoints', 'images', 'records', 'sources', 'training'}, costs={'networks', 'parallel', 'unet'})
@@ -29,6 +29,7 @@ FLOORS |= dict(metrics={'diffusion', 'training'}, records={'training'}, evaluati
 FLOORS |= dict(beyond={'diffusion', 'classifier_free', 'classifier_guidance', 'networks', 'unet'})
 FLOORS |= dict(lab={'diffusion', 'mixtures', 'sampling', 'classifier_free', 'classifier_guidance', 'records', 'plotting'})
 FLOORS |= dict(checks={'classifier_free', 'diffusion', 'mixtures', 'sampling'})
+FLOORS |= dict(figure={'diffusion', 'mixtures', 'sampling', 'classifier_free', 'plotting'})
 FLOORS |= dict(tilting={'diffusion', 'classifier_free', 'classifier_guidance', 'sampling'})
 FLOORS |= dict(parallel={'training'}, checkpoints={'training', 'parallel'})
 FLOORS |= dict(logs={'images', 'records', 'metrics', 'parallel', 'sampling', 'training'})
@@ -39,7 +40,7 @@ FLOORS |= dict(diagnosis={'classifier_free', 'compare', 'diffusion'}, page={'com
 FLOORS |= dict(generation={'diffusion', 'images', 'sampling', 'training', 'checkpoints'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little
 HEAVY = {'diffusers', 'transformers', 'torch_fidelity', 'torchvision', 'fastcore', 'tyro', 'pyarrow', 'sklearn', 'ipywidgets', 'matplotlib', 'IPython', 'nbdev'}
-FOR_NOTEBOOKS = {'plotting', 'lab', 'exercises'}
+FOR_NOTEBOOKS = {'plotting', 'lab', 'figure', 'exercises'}
 
 
 def cells(path, kind='code'):
@@ -95,7 +96,7 @@ def test_floors(path):
     assert path.stem in FLOORS, f'{path.name} has no floor: add it to FLOORS in {Path(__file__).name}'
     allowed = FLOORS[path.stem]
     if allowed is not None: assert own <= allowed, f'{path.name} imports {own - allowed}; it may import {allowed}'
-    assert path.stem in ('lab', 'exercises') or not own & FOR_NOTEBOOKS, f'{path.name} imports {own & FOR_NOTEBOOKS}, which is for notebooks'
+    assert path.stem in ('lab', 'figure', 'exercises') or not own & FOR_NOTEBOOKS, f'{path.name} imports {own & FOR_NOTEBOOKS}, which is for notebooks'
     assert path.stem in OTHER_ROOF or 'imagenet' not in own, f'{path.name} imports the roof'
     if path.stem in OUTSIDE: assert other <= OUTSIDE[path.stem], f'{path.name} imports {other - OUTSIDE[path.stem]}'
     if path.stem not in FOR_NOTEBOOKS: assert not other & HEAVY, f'{path.name} imports {other & HEAVY} at its top'
@@ -259,6 +260,13 @@ def test_no_widget_in_git(path):
     held = json.dumps([c.get('outputs') for c in book['cells']])
     assert 'application/vnd.jupyter.widget' not in held, f'{path.name} holds a widget'
     assert 'widgets' not in book['metadata'], f'{path.name} holds the state of widgets'
+
+
+def test_the_opening_figure_is_the_present_one():
+    "The page plays with the script that the package has, and its numbers take less than 250 kB."
+    shown = [h for c in cells(ROOT/'nbs'/'index.ipynb') for h in html(c)]
+    assert 'class="guidance-figure"' in shown[0] and (ROOT/'cfg_lessons'/'figure.js').read_text() in shown[0], 'run make outputs CHAPTER=index'
+    assert len(shown[0].split('guidanceFigure(document.currentScript.parentElement, ')[1]) < 250_000
 
 
 def test_contrast():

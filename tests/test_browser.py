@@ -187,13 +187,141 @@ def test_an_answer_is_marked_and_remembered(page):
     cell.locator('text=It stops with').wait_for(timeout=20_000)
 
 
-def test_every_page_can_be_read_offline(tmp_path, browser):
+@pytest.fixture(scope='module')
+def pages(tmp_path_factory):
+    "The folder of the rendered book."
+    out = tmp_path_factory.mktemp('rendered')/'book'
+    subprocess.run([sys.executable, ROOT/'docs'/'build.py', out], check=True)
+    return out
+
+@pytest.fixture
+def figure(browser, pages):
+    "opened(**kind of reader): the page with the opening figure in a context of its own."
+    contexts = []
+    def opened(**kind):
+        contexts.append(browser.new_context(**dict(viewport=dict(width=1300, height=900)) | kind))
+        page = contexts[-1].new_page()
+        page.wrong = []
+        page.on('pageerror', lambda e: page.wrong.append(str(e)))
+        page.goto((pages/'index.html').as_uri())
+        page.locator('#play').wait_for(timeout=20_000)
+        page.locator('.guidance-figure').scroll_into_view_if_needed()
+        return page
+    yield opened
+    for context in contexts: context.close()
+
+def chosen(page, **what):
+    "The end of the chosen point's path in the figure, after a change of what is chosen."
+    return page.evaluate('async what => { const g = document.querySelector(".guidance-figure").guidance; g.change(what); await new Promise(f => setTimeout(f, 700)); return [g.chosen(0), g.chosen(1)] }', what)
+
+FRAMES = """async n => { const at = []; await new Promise(done => { const f = t => { at.push(t); at.length > n ? done() : requestAnimationFrame(f) }; requestAnimationFrame(f) });
+             return at.slice(1).map((t, i) => t - at[i]) }"""
+
+def frame_times(page, n=120):
+    "Milliseconds between n frames while the figure plays from the start."
+    page.click('#reset')
+    page.click('#play')
+    return page.evaluate(FRAMES, n)
+
+def test_the_figure_plays_smoothly(figure):
+    page = figure(device_scale_factor=2)
+    medians = [statistics.median(frame_times(page)) for _ in range(3)]
+    assert page.inner_text('#play') == 'Pause' and float(page.input_value('#time')) > 3, 'it does not play'
+    assert min(medians) < 33, medians  # on a machine that does other things; when it is quiet, 16.7
+    page.wait_for_function('document.querySelector(".guidance-figure").shadowRoot.getElementById("play").textContent == "Replay"', timeout=30_000)
+    assert page.input_value('#time') == page.get_attribute('#time', 'max') and not page.wrong
+    assert page.evaluate('(() => { const c = document.querySelector(".guidance-figure").shadowRoot.getElementById("plane"); return c.width/c.clientWidth })()') == pytest.approx(2, abs=.01)
+
+def test_the_figure_shows_the_library_s_numbers(figure):
+    "A stored path ends where the sampler ends; a dragged start, near the end of the sampler's path from there."
+    import torch
+    from cfg_lessons import figure as made
+    from cfg_lessons.classifier_free import classifier_free
+    from cfg_lessons.mixtures import exact_denoiser
+    from cfg_lessons.sampling import ddim, final, sample
+    page = figure(reduced_motion='reduce')
+    for number, scene in enumerate(made.SCENES):
+        page.select_option('#scene', index=number)
+        for sampler, (_, step, _) in enumerate(made.SAMPLERS):
+            for w in (0., 3.):
+                end = made.trajectories(scene.mixture, step, w, 192)[0][31, -1]
+                assert chosen(page, sampler=sampler, w=made.WEIGHTS.index(w), point=31, start=None) == pytest.approx(end.tolist(), abs=1/128)
+    mixture = made.SCENES[0].mixture
+    page.select_option('#scene', index=0)
+    start = torch.tensor([[.31, -.17]])
+    there = final(sample(classifier_free(exact_denoiser(mixture), 3.), start, torch.tensor([1]), made.LEVELS, ddim))[0]
+    assert chosen(page, sampler=0, w=made.WEIGHTS.index(3.), point=31, start=start[0].tolist()) == pytest.approx(there.tolist(), abs=.05)
+    assert 'interpolated' in page.inner_text('#says')
+    chosen(page, sampler=1)
+    assert 'does not decide' in page.inner_text('#says') and not page.wrong
+
+def test_the_figure_obeys_hand_and_keys(figure):
+    page = figure(has_touch=True, reduced_motion='reduce')
+    assert page.input_value('#time') == '0' and page.inner_text('#play') == 'Play', 'it starts by itself, though the reader wants no motion'
+    for id in ('time', 'w'):
+        page.focus(f'#{id}')
+        texts = [page.get_attribute(f'#{id}', 'aria-valuetext')]
+        page.keyboard.press('Home')
+        for _ in range(int(page.get_attribute(f'#{id}', 'max'))):
+            page.keyboard.press('ArrowRight')
+            page.wait_for_function('([id, last]) => document.querySelector(".guidance-figure").shadowRoot.getElementById(id).getAttribute("aria-valuetext") != last', arg=[id, texts[-1]])
+            texts.append(page.get_attribute(f'#{id}', 'aria-valuetext'))
+        assert len(set(texts[1:])) == len(texts) - 1 and all(len(t) < 30 for t in texts), texts
+    page.click('button:text-is("w = 3")')
+    page.wait_for_function('document.querySelector(".guidance-figure").shadowRoot.getElementById("says").textContent.startsWith("At w = 3 ")')
+    assert page.get_attribute('button:text-is("w = 3")', 'aria-pressed') == 'true'
+    page.click('#reset')
+    page.focus('#plane')
+    page.keyboard.press('n')
+    page.wait_for_function('document.querySelector(".guidance-figure").shadowRoot.getElementById("says").textContent.startsWith("Point 1 of")')
+    page.keyboard.press('ArrowRight')
+    page.wait_for_function('document.querySelector(".guidance-figure").shadowRoot.getElementById("says").textContent.includes("interpolated")')
+    page.keyboard.press('Escape')
+    box = page.locator('#plane').bounding_box()
+    at = page.evaluate('document.querySelector(".guidance-figure").guidance.place(40)')
+    page.touchscreen.tap(box['x'] + at[0], box['y'] + at[1])
+    page.wait_for_function('document.querySelector(".guidance-figure").shadowRoot.getElementById("says").textContent.startsWith("Point ")')
+    ring = page.evaluate('document.querySelector(".guidance-figure").guidance.place(document.querySelector(".guidance-figure").guidance.now.point)')
+    page.mouse.move(box['x'] + ring[0], box['y'] + ring[1])
+    page.mouse.down()
+    page.mouse.move(box['x'] + box['width']/2, box['y'] + box['height']/2, steps=4)
+    page.mouse.up()
+    page.wait_for_function('document.querySelector(".guidance-figure").shadowRoot.getElementById("says").textContent.includes("interpolated")')
+    for name in ('scene', 'cls', 'sampler'): page.select_option(f'#{name}', index=1)
+    page.click('#reset')
+    page.click('#step')
+    said = 'two trees, class right tree, ancestral, random, log-SNR \u22124.5'
+    page.wait_for_function('said => document.querySelector(".guidance-figure").shadowRoot.getElementById("status").textContent.startsWith(said)', arg=said)
+    names = page.evaluate('[...document.querySelector(".guidance-figure").shadowRoot.querySelectorAll("button, input, select, canvas")].map(e => e.ariaLabel || e.textContent.trim() || e.labels?.[0]?.textContent)')
+    assert all(names) and not page.wrong, (names, page.wrong)
+
+def test_the_figure_follows_the_theme(figure):
+    for scheme in ('light', 'dark'):
+        page = figure(color_scheme=scheme)
+        assert (page.get_attribute('.guidance-figure', 'data-dark') is not None) == (scheme == 'dark')
+        page.click('.theme-toggle >> visible=true')
+        page.click('.theme-toggle >> visible=true')  # auto, then the two themes in turn: now it is the other one
+        now = page.evaluate('document.body.dataset.theme')
+        page.wait_for_function('dark => document.querySelector(".guidance-figure").hasAttribute("data-dark") == dark', arg=now == 'dark')
+
+def test_the_figure_runs_in_jupyterlab(page):
+    errors = run_all(page, 'index.ipynb')
+    assert not errors, errors
+    page.locator('#play').wait_for(timeout=30_000)
+    page.locator('#plane').scroll_into_view_if_needed()
+    frame_times(page, 60)
+    page.wait_for_function('+document.querySelector(".guidance-figure").shadowRoot.getElementById("time").value > 3', timeout=20_000)
+
+
+def test_every_page_can_be_read_offline(pages, browser):
     "No request leaves the folder or fails, every formula is typeset, every picture is there, every link leads somewhere, tables are tables, and the library has its reference."
-    pages, failed = tmp_path/'book', []
-    subprocess.run([sys.executable, ROOT/'docs'/'build.py', pages], check=True)
+    failed = []
     sheets = sorted(pages.glob('*.html'))
     assert {p.stem for p in (ROOT/'nbs').glob('*.ipynb')} <= {p.stem for p in sheets}
     shown = {p: p.read_text() for p in sheets}
+    for path in (ROOT/'nbs').glob('[019]*.ipynb'):
+        assert shown[pages/f'{path.stem}.html'].count(f'href="notebooks/{path.name}" download') == 1, path.name
+        assert (pages/'notebooks'/path.name).read_bytes() == path.read_bytes(), path.name
     computed = sum('text/markdown' in o.get('data', {}) for p in (ROOT/'nbs').glob('*.ipynb') for c in json.loads(p.read_text())['cells'] for o in c.get('outputs', []))
     assert sum(text.count('<table') for text in shown.values()) >= computed > 80
     spoiled = [p.name for p, text in shown.items() if re.search(r'<p>\s*\|', text) or re.search(r'>#\|', text)]
