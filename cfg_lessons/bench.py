@@ -5,17 +5,20 @@
 # %% auto #0
 __all__ = ['cfg_store', 'compare_rule', 'opened', 'store_rules', 'cfg_compare']
 
-# %% ../nbs/95_compare.ipynb #9dbf096d
+# %% ../nbs/95_compare.ipynb #c249a4fe
 # The command cfg-compare.
 import sys
 import time
 from functools import partial
+from hashlib import sha256
+from inspect import getsourcefile
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from .commands import command
-from .compare import NONE, RULES, read_rows, rules_for, run_rule, settings_of
+from .compare import (NONE, RULES, alike, missing_weights, read_rows, rules_for,
+                                 run_rule, settings_of)
 from .diagnosis import diagnose
 from .page import write_page
 from .records import provenance
@@ -39,10 +42,13 @@ def compare_rule(
     found = resolve(rule, RULES, 'rule')
     name = name or rule.rsplit(':')[-1]
     folder = Path(out) if out else choice.runs/'compare'/name.replace(' ', '_')
-    places = opened(worlds, full)
     profile = 'full' if full else 'quick'
+    if name in {NONE, *RULES} and found is not RULES.get(name):
+        raise ValueError(f'{name!r} is the name of a known rule; give yours another with --name.')
+    if stored and not Path(stored).exists(): raise ValueError(f'There is no file {stored}.')
     known = read_rows(stored or choice.data/'results'/f'compare_{profile}.jsonl')
-    rows = folder/f'{profile}.jsonl'
+    rows = folder/f'{profile}_{_source(found)}.jsonl'
+    places = opened(worlds, full)
     for world in places: _compare_in(world, found, name, rows, known)
     mine = read_rows(rows)
     every = _together([*mine, *known], places)
@@ -52,9 +58,17 @@ def compare_rule(
              + (', '.join(f'{k} = {v:g}' for k, v in settings_of(found).items()) or 'none') + '.']
     exact = WORLDS['three Gaussians, exact'](choice.data, choice.runs/'compare'/'networks', full)
     try: seen = diagnose(found, exact, settings_of(found))
-    except (ValueError, RuntimeError) as e: seen = f'It cannot be diagnosed in the plane: {e}'
+    except Exception as e: seen = f'It cannot be diagnosed in the plane: {e}'
     return write_page(folder, name, places, every, seen, 1., about)
 
+def _source(rule):
+    "A digest of the file in which a rule is written, so that rows of an edited one are not used."
+    while isinstance(rule, partial): rule = rule.func
+    try: text = Path(getsourcefile(rule)).read_bytes()
+    except (TypeError, OSError): text = repr(rule).encode()
+    return sha256(text).hexdigest()[:8]
+
+# %% ../nbs/95_compare.ipynb #0fce8a55
 def opened(
     names,  # in WORLDS; all if there are none
     full,  # whether the evening is meant
@@ -64,10 +78,10 @@ def opened(
     return [resolve(name, WORLDS, 'world')(choice.data, choice.runs/'compare'/'networks', full)
             for name in names or WORLDS]
 
-# %% ../nbs/95_compare.ipynb #331ae841
+# %% ../nbs/95_compare.ipynb #759cdf54
 def _compare_in(world, rule, name, rows, known):
     "What is missing of a rule, and of those it needs beside it, in one world."
-    todo = [r for r in (NONE, 'plain') if not _there(r, world, known)]
+    todo = [r for r in (NONE, 'plain') if missing_weights(world, r, known)]
     rules = rules_for(world)
     total = (len(todo) + 1)*len(world.weights)
     with tqdm(total=total, desc=world.name, leave=False, disable=None) as bar:
@@ -75,17 +89,12 @@ def _compare_in(world, rule, name, rows, known):
         for other in todo: run_rule(rules[other], other, world, rows, known, tick)
         if name not in (NONE, *(todo)): run_rule(rule, name, world, rows, known, tick)
 
-def _there(name, world, rows):
-    return any(r['rule'] == name and r['world'] == world.name and r['made_of'] == world.made_of
-               and r['n'] == world.n for r in rows)
-
 def _together(rows, worlds):
     "Rows measured alike in these worlds; of two for the same point the first."
     found = {}
     for r in rows:
         for world in worlds:
-            alike = (r['world'], r['n'], r['made_of']) == (world.name, world.n, world.made_of)
-            if alike: found.setdefault((r['world'], r['rule'], r['w']), r)
+            if alike(r, world): found.setdefault((r['world'], r['rule'], r['w']), r)
     return list(found.values())
 
 def store_rules(
@@ -101,7 +110,6 @@ def store_rules(
         for name in tqdm(dict.fromkeys([NONE, 'plain', *(rules or known)]), desc=world.name):
             if name in known: run_rule(known[name], name, world, path, [])
 
-# %% ../nbs/95_compare.ipynb #88dfde01
 def cfg_compare(
     words=None,  # the words after the command; None takes those of the program
 ):

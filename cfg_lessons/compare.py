@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RULES', 'FOR_PICTURES', 'NONE', 'BUDGET', 'settings_of', 'compose', 'draw', 'evaluations', 'affordable',
-           'search_options', 'measure', 'steps_of', 'cost_at_gain', 'rules_for', 'check_rule', 'read_rows', 'run_rule']
+           'search_options', 'measure', 'steps_of', 'cost_at_gain', 'rules_for', 'check_rule', 'read_rows', 'alike',
+           'missing_weights', 'run_rule']
 
 # %% ../nbs/95_compare.ipynb #3e2c55e9
 # A bench for guidance rules: any rule beside those that are known, under equal conditions.
@@ -14,11 +15,12 @@ import time
 from dataclasses import replace
 from functools import partial
 from inspect import signature
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
+from scipy.interpolate import PchipInterpolator
 from torch import nn
 
 from .beyond import any_class, cfg_plus_plus, relabelled
@@ -144,7 +146,7 @@ def evaluations(
 ):
     "How often the networks are asked per example, counted in a run at w = 1."
     calls, (net, weak) = [], world.networks(0)
-    def count(*args): calls.append(1)
+    def count(z, *_): calls.extend([1]*len(z))  # a batch of both labels asks twice
     counted = _Watched(net, count), weak and _Watched(weak, count)
     few = replace(world, n=1, batch_size=1, networks=lambda seed: counted)
     draw(rule, few, 1., options, T, 0)
@@ -162,19 +164,21 @@ def affordable(
     if not low: raise ValueError(f'Even one level takes more than {budget} evaluations.')
     return low
 
-# %% ../nbs/95_compare.ipynb #6c81d1f3
+# %% ../nbs/95_compare.ipynb #1d822c82
 def search_options(
     rule,  # a Guidance, Step or Sampler
-    tries,  # how many settings, the published ones first
+    tries,  # how many settings, the defaults first
     seed=0,  # of the others
 ):
     """A list of settings: the defaults, then random ones. A default d other than 0 is multiplied by
-    a factor between 1/4 and 4, 0 becomes a number between 0 and 1; what is infinite stays."""
+    a factor between 1/4 and 4, 0 becomes a number between 0 and 1; whole numbers stay whole and
+    above 0, what is infinite stays."""
     known, g = settings_of(rule), np.random.default_rng(seed)
     def other(value):
         if not math.isfinite(value): return value
-        return value*4**g.uniform(-1, 1) if value else g.uniform()
-    more = [{k: other(float(v)) for k, v in known.items()} for _ in range(tries - 1)]
+        found = value*4**g.uniform(-1, 1) if value else g.uniform()
+        return max(1, round(found)) if isinstance(value, int) else found
+    more = [{k: other(v) for k, v in known.items()} for _ in range(tries - 1)]
     return [known, *(more if known else [])]
 
 def measure(
@@ -187,11 +191,16 @@ def measure(
 ):
     "What the judge finds, name -> a number for each seed, and the seconds of a sampling."
     start = time.process_time()
-    found = [world.judge(*draw(rule, world, w, options, T, seed), w) for seed in seeds]
+    found = []
+    for seed in seeds:
+        x, label = draw(rule, world, w, options, T, seed)
+        if not x.isfinite().all(): raise ValueError(f'At w = {w:g} some samples are not finite.')
+        found.append(world.judge(x, label, w))
     seconds = (time.process_time() - start)/len(seeds)
     numbers = {k: [float(f'{f[k]:.5g}') for f in found] for k in found[0]}
     return dict(seconds=round(seconds, 2), numbers=numbers)
 
+# %% ../nbs/95_compare.ipynb #b2d7d37b
 def steps_of(
     rule,  # a Guidance, Step or Sampler
     world,  # a World
@@ -201,16 +210,24 @@ def steps_of(
     T = affordable(lambda T: evaluations(rule, world, options, T))
     return dict(T=T, evaluations=evaluations(rule, world, options, T))
 
-# %% ../nbs/95_compare.ipynb #b5609a2a
 def cost_at_gain(
-    gains,  # of one sampling, at rising weights, (K,)
-    costs,  # of the same, (K,)
+    weights,  # of one sampling, rising from 0, (K,)
+    gains,  # at these weights, (K,)
+    costs,  # at these weights, (K,)
     target,  # gain to be reached
 ):
-    "The cost where a curve first reaches a gain, by a straight line between weights; else NaN."
-    for (a, c), (b, d) in pairwise(zip(gains, costs)):
-        if a < target <= b: return c + (d - c)*(target - a)/(b - a)
-    return math.nan
+    """The cost at the least weight that reaches a gain, else NaN. Between the weights both numbers
+    are monotone cubics in the root of the weight (Fritsch & Carlson 1980), and gains that are shares
+    are taken by the logarithm of what is left to 1: straight lines would charge those whose points
+    lie elsewhere for the curve's bend."""
+    u, gains = np.sqrt(np.asarray(weights, float)), np.asarray(gains, float)
+    if not gains[0] < target <= gains.max(): return math.nan
+    if 0 <= gains.min() and gains.max() <= 1:
+        gains, target = (-np.log1p(-np.minimum(g, 1 - 1e-9)) for g in (gains, target))
+    fine = np.linspace(0, u[-1], 2001)
+    gain, cost = (PchipInterpolator(u, y)(fine) for y in (gains, costs))
+    over = gain >= target
+    return float(cost[over.argmax()]) if over.any() else math.nan
 
 # %% ../nbs/95_compare.ipynb #e7e37c86
 def rules_for(
@@ -243,7 +260,8 @@ def check_rule(
     for _ in range(3):
         try: x, _ = draw(rule, few, 1., {}, T, 0)
         except NotImplementedError: raise
-        except (RuntimeError, TypeError, IndexError) as e:
+        except ValueError: raise
+        except Exception as e:  # whatever somebody else's function raises
             first = (str(e) or type(e).__name__).splitlines()[0]
             raise ValueError(f'The rule fails in {world.name}: {first}') from e
         if x.shape != (6, *world.shape):
@@ -274,22 +292,40 @@ def read_rows(
 ):
     "The rows of a file; none if there is no file. Raises ValueError for a line that is no row."
     if not Path(path).exists(): return []
-    try: return [json.loads(line) for line in Path(path).read_text().splitlines()]
-    except ValueError as e: raise ValueError(f'{path} holds a line that is no row ({e}).') from None
+    try: rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    except (ValueError, OSError) as e: raise ValueError(f'{path} holds no rows ({e}).') from None
+    wrong = [r for r in rows if not isinstance(r, dict) or not {'rule', 'w', 'world'} <= r.keys()]
+    if wrong: raise ValueError(f'{path} holds a line that is no row: {wrong[0]!r:.60}.')
+    return rows
 
 def _write_row(path, row):
-    "Add a row; a kill leaves the file as it was."
-    lines = [json.dumps(r) for r in (*read_rows(path), row)]
-    with atomic_write(path) as f: f.write('\n'.join([*lines, '']).encode())
+    "Add a row; a kill leaves the file as it was, and others may write at once."
+    path = Path(path)
+    try: path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise OSError(f'{path} could not be written: {e}.') from None
+    with FileLock(path.with_name(f'.{path.name}.lock')):
+        lines = [json.dumps(r) for r in (*read_rows(path), row)]
+        with atomic_write(path) as f: f.write('\n'.join([*lines, '']).encode())
+
+def alike(
+    row,  # of any world
+    world,  # a World
+):
+    "Whether a row was measured as this world measures."
+    return _how(world).items() <= row.items()
 
 def _how(world):
     "What must agree for two rows of a world to be compared."
     return dict(world=world.name, n=world.n, samplings=world.samplings, search=world.search,
                 budget=BUDGET, made_of=world.made_of)
 
-def _points(rule, world, name, rows):
-    "Weights of the rule that have no row yet."
-    there = {r['w'] for r in rows if r['rule'] == name and _how(world).items() <= r.items()}
+def missing_weights(
+    world,  # a World
+    name,  # of a rule
+    rows,  # of any rules and worlds
+):
+    "The weights of a rule that have no row there yet."
+    there = {r['w'] for r in rows if r['rule'] == name and alike(r, world)}
     weights = (0.,) if name == NONE else world.weights
     return [w for w in weights if w not in there]
 
@@ -304,19 +340,19 @@ def run_rule(
 ):
     """Write a row for each weight that has none: with the settings that were best on sampling 0,
     measured on all. A rule that cannot be used there gets a row that says why."""
-    todo = _points(rule, world, name, read_rows(path))
+    todo = missing_weights(world, name, read_rows(path))
     if not todo: return
     try:
         check_rule(rule, world)
         options, tried = _chosen(rule, world, [*known, *read_rows(path)])
         made = dict(settings=options, tried=tried) | steps_of(rule, world, options)
-    except ValueError as e: made = dict(why=str(e))
+    except Exception as e: made = dict(why=str(e) or type(e).__name__)
     for w in todo:
         row = dict(rule=name, w=w) | _how(world) | made
         try:
             if 'why' not in made:
                 row |= measure(rule, world, w, options, range(world.samplings), made['T'])
-        except ValueError as e: row |= dict(why=str(e))
+        except Exception as e: row |= dict(why=f'{type(e).__name__}: {e}'.splitlines()[0])
         _write_row(path, row | provenance())
         tick(w)
 
@@ -327,18 +363,18 @@ def _chosen(rule, world, known):
     if len(choices) == 1: return choices[0], 1
     gain, cost = world.gain, world.cost
     rows = {(r['rule'], r['w']): r['numbers'] for r in known
-            if _how(world).items() <= r.items() and 'numbers' in r}
+            if alike(r, world) and 'numbers' in r}
     try: none, plain = rows[NONE, 0.], rows['plain', 1. if 1. in world.weights else .5]
     except KeyError: raise ValueError(f'{world.name} has no rows of plain guidance yet.') from None
     def price(options):
         T = steps_of(rule, world, options)['T']
         points = [measure(rule, world, w, options, [0], T)['numbers'] for w in world.weights]
         gains, costs = ([none[k][0], *(p[k][0] for p in points)] for k in (gain, cost))
-        at = cost_at_gain(gains, costs, plain[gain][0])
+        at = cost_at_gain((0., *world.weights), gains, costs, plain[gain][0])
         return (math.isnan(at), at if at == at else min(costs[1:]))
     prices = []
     for options in choices:
         try: prices.append((price(options), len(prices), options))
-        except ValueError: pass  # settings out of the rule's range
+        except Exception: pass  # settings out of the rule's range
     if not prices: raise ValueError('No settings of the rule can be used.')
-    return min(prices, key=lambda p: p[:2])[2], len(choices)
+    return min(prices, key=lambda p: p[:2])[2], len(prices)

@@ -34,9 +34,10 @@ def interval_of(
     differences,  # by seed, (S,)
     comparisons,  # how many are made at once
 ):
-    "Mean and half-width of a 95 % t interval that holds for all comparisons (Bonferroni)."
+    """Mean and half-width of a 95 % t interval that holds for all comparisons (Bonferroni); NaN and
+    the number of seeds that have a difference, if some have none."""
     d = np.asarray(differences, float)
-    if len(d) < 2 or not np.isfinite(d).all(): return math.nan, math.nan
+    if len(d) < 2 or not np.isfinite(d).all(): return math.nan, int(np.isfinite(d).sum())
     reach = stats.t.ppf(1 - .025/comparisons, len(d) - 1)
     return d.mean(), reach*d.std(ddof=1)/len(d)**.5
 
@@ -47,19 +48,19 @@ def verdicts(
 ):
     """Rule -> (cost at plain guidance's gain, less that of plain guidance; and cost at the weight
     that was best on sampling 0, less that of no guidance), each a mean and half-width over the
-    other samplings, corrected for the number of rules; NaN where a rule cannot be compared."""
+    other samplings, corrected for two comparisons per rule; NaN where one cannot be made."""
     names = sorted({r['rule'] for r in rows if 'numbers' in r} - {NONE})
     anchor = 1. if 1. in world.weights else .5
     plain_gain = dict(zip(*curves_of(rows, 'plain', world.gain)))[anchor]
     def at_equal_gain(name):
-        (_, gains), (_, costs) = (curves_of(rows, name, k) for k in (world.gain, world.cost))
-        return np.array([cost_at_gain(*v) for v in zip(gains.T, costs.T, plain_gain)])[1:]
+        (w, gains), (_, costs) = (curves_of(rows, name, k) for k in (world.gain, world.cost))
+        return np.array([cost_at_gain(w, *v) for v in zip(gains.T, costs.T, plain_gain)])[1:]
     found, plain = {}, at_equal_gain('plain')
     for name in names:
         _, costs = curves_of(rows, name, world.cost)
         best = 1 + costs[1:, 0].argmin()  # a weight above 0
         gained = costs[best, 1:] - costs[0, 1:]
-        found[name] = tuple(interval_of(d, len(names))
+        found[name] = tuple(interval_of(d, 2*len(names))
                             for d in (at_equal_gain(name) - plain, gained))
     return found
 
@@ -72,7 +73,7 @@ def _table(header, rows):
 def _signed(pair):
     "Mean and half-width in words; a minus is less cost, which is better."
     mean, reach = pair
-    if math.isnan(mean): return 'that gain is not reached'
+    if math.isnan(mean): return f'reached from below in {reach} samplings only'
     if not mean and not reach: return '0'
     digits = max(0, 1 - math.floor(math.log10(max(reach, abs(mean), 1e-9))))
     return f'{mean:+.{digits}f} ± {reach:.{digits}f}'.replace('-', '−')
@@ -164,14 +165,16 @@ def _standing(worlds, rows, name):
     for world in worlds:
         own = [r for r in rows if r['world'] == world.name]
         mine = [r for r in own if r['rule'] == name]
-        if 'numbers' not in (mine or [{}])[0]:
-            why = mine[0]['why'] if mine else 'not measured'
+        failed = [f'w = {r["w"]:g}: {r["why"]}' for r in mine if 'why' in r]
+        if len(failed) == len(mine):
+            why = failed[0] if failed else 'not measured'
             lines.append((world.name, why, '', '', '', '', ''))
             continue
         found = verdicts(own, world)
         same, gained = found[name]
         rank = sum(v[0][0] < same[0] for v in found.values() if v[0][0] == v[0][0]) + 1
-        lines.append((world.name, f'{world.cost} at equal {world.gain}', _signed(same),
+        name_there = '; '.join([world.name, *failed])
+        lines.append((name_there, f'{world.cost} at equal {world.gain}', _signed(same),
                       _verdict(same), _signed(gained), _verdict(gained),
                       '' if math.isnan(same[0]) else f'{rank} of {len(found)}'))
     return _table(['world', 'cost', 'less that of plain guidance', 'so it costs',
@@ -186,8 +189,9 @@ def _price(worlds, rows, name):
                         and 'numbers' in r] for rule in (name, 'plain'))
         if not mine or not plain: continue
         seconds = [np.median([r['seconds'] for r in some]) for some in (mine, plain)]
-        lines.append((world.name, mine[0]['T'], mine[0]['evaluations'],
-                      f'{seconds[0]/max(seconds[1], 1e-9):.2f}', mine[0]['tried'],
+        same = mine[0]['machine'] == plain[0]['machine']
+        time = f'{seconds[0]/max(seconds[1], 1e-9):.2f}' if same else 'another machine'
+        lines.append((world.name, mine[0]['T'], mine[0]['evaluations'], time, mine[0]['tried'],
                       _said(mine[0]['settings'])))
     return _table(['world', 'steps T', 'evaluations', 'time beside plain', 'settings tried',
                    'settings chosen'], lines)
@@ -211,6 +215,7 @@ def sentences_of(
 ):
     "What a diagnosis says, a list of sentences."
     inside = [v for x, v in zip(found.logsnr, found.weight) if -6 < x < 6]
+    if max(map(abs, found.weight)) < 1e-9: return ['It does not push at all.']
     said = [f'A schedule of plain weights explains {found.explained:.1%} of the push.']
     if found.explained > .99:
         flat = max(inside) - min(inside) < .05*max(abs(w), 1e-9)
@@ -267,9 +272,11 @@ def write_page(
 _HOW_TO_READ = ('Each world has something that guidance is there to raise, its *gain*, and '
     'something that it may cost; less cost is better. A curve begins at the star, no guidance, and '
     'follows the weights. In the figure, lower is better at equal gain, and further right at equal '
-    'cost. The table compares at *equal gain*: the gain that plain guidance has at its middle '
-    'weight. All rules may ask the networks equally often, start from the same noise, and try '
-    'equally many settings, on a sampling that does not judge. Intervals are of paired differences '
+    'cost. The table compares at *equal gain*: the gain that plain guidance has at w = 1 (at 0.5 '
+    'where there is no 1). All rules may ask the networks equally often, start from the same noise, and try '
+    'equally many settings, on a sampling that does not judge; the diagnosis is made at the '
+    'defaults. Networks of the learnt worlds are trained on the machine that measures. Intervals '
+    'are of paired differences '
     'between samplings, at 95 % for all rules of a world together; where one contains 0, the two '
     'are not told apart, whatever the means say.')
 

@@ -297,7 +297,7 @@ def resolve(
                          'your own.')
     if os.getcwd() not in sys.path: sys.path.insert(0, os.getcwd())
     try: return resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as e:
+    except (ImportError, AttributeError, ValueError, SyntaxError, NameError) as e:
         raise ValueError(f'{what} {name} cannot be found: {e}.') from None
 
 # %% ../nbs/17_imagenet.ipynb #915cfbe0

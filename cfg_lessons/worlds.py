@@ -77,8 +77,8 @@ def many_classes():
 MIXTURES = {'three Gaussians': three_gaussians, 'tree': tree, 'rings': rings,
             'imbalanced': imbalanced, 'many classes': many_classes}
 
-# %% ../nbs/95_compare.ipynb #280070a2
-def _class_pools(mixture, n=40_000):
+# %% ../nbs/95_compare.ipynb #a0d4dc6e
+def _class_pools(mixture, n):
     "True examples of each class, a list of (N, 2)."
     x, label = sample_mixture(mixture, n, seed=1)
     return [x[label == c] for c in range(mixture.num_classes)]
@@ -87,12 +87,13 @@ def _slightly(x): return torch.full((len(x),), 7., dtype=x.dtype)  # log-SNR of 
 
 def plane_judge(
     mixture,  # a Mixture in the plane
+    n=40_000,  # true examples, of all classes, that it compares with
 ):
     """A judge, (x (N, 2), label (N,), w) -> numbers, means over classes: `wasserstein` to the data
     and `tilted` to p(x|c) p(c|x)^w, `overshoot` of the mean in standard deviations, `outside` (the
     share where the density is below that of 99 in 100 true examples), `coverage`, `lost` (the share
     of components with less than a tenth of their due), and `probability`, the mean p(c|x)."""
-    pools = _class_pools(mixture)
+    pools = _class_pools(mixture, n)
     floors = [log_density(mixture, p, _slightly(p), torch.full((len(p),), c)).quantile(.01)
               for c, p in enumerate(pools)]
     sure = [log_posterior(mixture, p, _slightly(p))[:, c] for c, p in enumerate(pools)]
@@ -155,7 +156,7 @@ def plane(
                 _learnt(mixture, 32, steps//8, 100 + seed, file(32, steps//8, seed)))
     return World(f'{name}, {"learnt" if learnt else "exact"}', networks, (2,), mixture.num_classes,
                  partial(_levels, end=12.), sample, partial(clipped, limit=2.5),
-                 plane_judge(mixture), 'inside' if learnt else 'probability', 'wasserstein',
+                 plane_judge(mixture, 400_000 if full else 40_000), 'inside' if learnt else 'probability', 'wasserstein',
                  (.5, 1., 2., 4.), 4000 if full else 1200, 9 if full else 5, 8 if full else 3,
                  4000, _digest(name, learnt, steps))
 

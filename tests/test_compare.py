@@ -10,8 +10,8 @@ import torch
 from scipy import stats
 
 from cfg_lessons.beyond import tangential
-from cfg_lessons.classifier_free import classifier_free
-from cfg_lessons.compare import (RULES, check_rule, cost_at_gain, draw, read_rows, run_rule,
+from cfg_lessons.classifier_free import batched_cfg, classifier_free
+from cfg_lessons.compare import (RULES, check_rule, cost_at_gain, draw, measure, read_rows, run_rule,
                                  search_options, settings_of, steps_of)
 from cfg_lessons.diagnosis import diagnose
 from cfg_lessons.mixtures import sample_mixture, three_gaussians
@@ -67,6 +67,10 @@ def test_settings_are_numbers_with_a_default():
     tried = search_options(RULES['interval'], 20)
     assert tried[0] == dict(low=-2., high=2.5) and len(tried) == 20
     assert all(-8 <= t['low'] <= -.5 and .625 <= t['high'] <= 10 for t in tried)
+    assert {t['repeats'] for t in search_options(RULES['predictor_corrector'], 20)} <= {1, 2, 3, 4}
+
+def test_both_labels_in_one_batch_are_two_evaluations(world):
+    assert steps_of(batched_cfg, world, {})['T'] == 32
 
 
 def wrong_shape(denoiser, w): return lambda z, logsnr, label: denoiser(z, logsnr, label)[:, :1]
@@ -93,10 +97,22 @@ def test_rules_that_toss_seeded_coins_or_remember_within_a_run_are_taken(world):
     for name in ('other class', 'apg', 'predictor_corrector'): check_rule(RULES[name], world)
 
 
-def test_cost_at_gain_is_read_off_a_straight_line():
-    assert cost_at_gain([0, 1, 3], [10, 20, 40], 2) == 30
-    assert cost_at_gain([0, 2, 1, 2], [0, 4, 9, 9], 1) == 2  # where it is reached first
-    assert math.isnan(cost_at_gain([0, 1], [1, 2], 1.5)) and math.isnan(cost_at_gain([1, 2], [1, 2], .5))
+def test_cost_at_gain_is_read_off_the_curve_where_it_first_gets_there():
+    w = np.array([0, 1, 4, 9.])  # gain 2 root(w), cost 3 root(w): lines in the root of the weight
+    assert cost_at_gain(w, 2*w**.5, 3*w**.5, 3.) == pytest.approx(4.5, rel=1e-3)
+    assert cost_at_gain(w, [0, 2, 1, 2], [0, 4, 9, 9], 1.999) == pytest.approx(4, rel=.01)
+    assert math.isnan(cost_at_gain(w, [0, 1, 1, 1], w, 1.5)) and math.isnan(cost_at_gain(w, [1, 2, 3, 4], w, .5))
+
+@pytest.mark.parametrize('factor', [.7, 1.4])
+def test_plain_guidance_with_another_name_for_its_weight_costs_nearly_the_same(world, factor):
+    many = replace(world, n=300, samplings=3)
+    rows = []
+    def point(rule, name, w): rows.append(dict(rule=name, w=w, numbers=measure(rule, many, w, {}, range(3), 32)['numbers']))
+    point(classifier_free, 'no guidance', 0.)
+    for w in many.weights:
+        point(classifier_free, 'plain', w)
+        point(lambda denoiser, w: classifier_free(denoiser, factor*w), 'mine', w)
+    assert abs(verdicts(rows, many)['mine'][0][0]) < .006  # straight lines are off by .04
 
 def test_one_comparison_has_the_interval_of_the_t_test_and_several_a_wider_one():
     d = [.3, .1, .25, .4]
@@ -162,7 +178,7 @@ def test_a_rule_that_fails_somewhere_gets_a_row_that_says_why(small, tmp_path):
 
 def test_a_damaged_file_of_rows_is_refused_in_a_sentence(tmp_path):
     (tmp_path/'rows').write_text('{"rule": "plain"}\n{"ru')
-    with pytest.raises(ValueError, match='no row'): read_rows(tmp_path/'rows')
+    with pytest.raises(ValueError, match='holds no rows'): read_rows(tmp_path/'rows')
 
 def test_plain_guidance_costs_nothing_more_than_itself_and_a_half_of_it_is_told_apart(world):
     point = lambda rule, w, gain, cost: dict(rule=rule, w=w, numbers=dict(probability=gain, wasserstein=cost))
@@ -172,7 +188,8 @@ def test_plain_guidance_costs_nothing_more_than_itself_and_a_half_of_it_is_told_
     found = verdicts(rows, world)
     assert found['plain'][0] == (0., 0.)
     mean, reach = found['mine'][0]
-    assert mean + reach < 0 and mean == pytest.approx(.1 + .2*.4/.42 - .5, abs=.01)
+    part = math.log(.5/.1)/math.log(.5/.08)  # of the way from .5 to .92, by the logarithm of what is left to 1
+    assert mean + reach < 0 and mean == pytest.approx(.1 + .2*part - .5, abs=.005)
 
 
 def test_tangential_damping_is_that_of_diffusers():
@@ -185,7 +202,6 @@ def test_tangential_damping_is_that_of_diffusers():
 def test_stored_rows_of_plain_guidance_come_out_again(world):
     stored = {r['w']: r for r in read_rows(settings().data/'results'/'compare_quick.jsonl')
               if r['world'] == world.name and r['rule'] == 'plain'}
-    from cfg_lessons.compare import measure
     again = measure(RULES['plain'], world, 1., {}, range(2), stored[1.]['T'])['numbers']
     for k, values in again.items(): assert values == pytest.approx(stored[1.]['numbers'][k][:2], rel=.02, abs=.01), k
 
@@ -208,5 +224,24 @@ def power_law(denoiser, w, power=.9):
     assert '# power_law, beside' in text and 'power = 0.9' in text and 'less that of plain guidance' in text
     html = (tmp_path/'page'/'page.html').read_text()
     assert html.count('data:image/png;base64') == 2 and '<table>' in html and 'not told apart' in html
-    rows = [json.loads(line) for line in (tmp_path/'page'/'quick.jsonl').read_text().splitlines()]
+    rows = [json.loads(line) for line in next((tmp_path/'page').glob('quick_*.jsonl')).read_text().splitlines()]
     assert [r['w'] for r in rows if r['rule'] == 'power_law'] == [.5, 1., 2., 4.]
+
+@pytest.mark.parametrize('words, said', [
+    (['nowhere:rule'], 'cannot be found'), (['broken:rule'], 'cannot be found'), (['mine:plain'], 'another with --name'),
+    (['mine:rule', '--worlds', 'moon'], 'world is'), (['mine:rule', '--stored', 'nowhere.jsonl'], 'There is no file nowhere.jsonl')])
+def test_what_cannot_be_compared_is_said_in_a_sentence(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path/'broken.py').write_text('def rule(:')
+    (tmp_path/'mine.py').write_text('def rule(denoiser, w): return denoiser\nplain = rule\n')
+    from cfg_lessons.bench import cfg_compare
+    with pytest.raises(SystemExit) as e: cfg_compare([*words, '--out', str(tmp_path/'page')])
+    assert said in str(e.value) and '\n' not in str(e.value).strip()
+
+def test_a_rule_that_fails_at_one_weight_gets_the_other_rows(small, tmp_path):
+    def fragile(denoiser, w):
+        if w < 1: raise KeyError('no such weight')
+        return classifier_free(denoiser, w)
+    run_rule(fragile, 'fragile', small, tmp_path/'rows', [])
+    assert [('why' in r, r['w']) for r in read_rows(tmp_path/'rows')] == [(True, .5), (False, 1.)]

@@ -17,6 +17,7 @@ from cfg_lessons.classifier_guidance import (MLPClassifier, check_classifier, ch
                                              classifier_guided)
 from cfg_lessons.diffusion import (alpha_sigma, check_label, cosine, diffuse, flow, linear_beta,
                                    log_linear)
+from cfg_lessons.recipes import open_run
 from cfg_lessons.sampling import (ancestral, ancestral_std, check_levels, clipped, ddim, dpmpp_2m,
                                   final, per_example_noise, sample)
 
@@ -879,3 +880,15 @@ def test_a_corrector_takes_one_step_of_a_tenth_unless_told_otherwise():
     args = denoiser, Z, LOGSNR, LOGSNR + 1, LABEL, torch.zeros_like
     one, two = (tilting.predictor_corrector(ddim, denoiser, *more)(*args) for more in ((), (1, .1)))
     assert one.equal(two)
+
+
+def test_the_average_follows_the_weights_after_the_step():
+    net = torch.nn.Linear(2, 1)
+    average, opt = training.EMA(net, 0.), torch.optim.SGD(net.parameters(), .1)  # memory 0: a copy
+    data = [(torch.ones(4, 2),)]*2
+    for _ in training.train(lambda x: net(x).square().mean(), opt, data, average):
+        assert torch.equal(average.net.weight, net.weight)
+
+
+def test_a_network_that_is_opened_is_out_of_training_mode():
+    assert not open_run('data/checkpoints/photographs.safetensors')[0].training
