@@ -100,7 +100,7 @@ def test_rules_that_toss_seeded_coins_or_remember_within_a_run_are_taken(world):
 def test_cost_at_gain_is_read_off_the_curve_where_it_first_gets_there():
     w = np.array([0, 1, 4, 9.])  # gain 2 root(w), cost 3 root(w): lines in the root of the weight
     assert cost_at_gain(w, 2*w**.5, 3*w**.5, 3.) == pytest.approx(4.5, rel=1e-3)
-    assert cost_at_gain(w, [0, 2, 1, 2], [0, 4, 9, 9], 1.999) == pytest.approx(4, rel=.01)
+    assert cost_at_gain(w, [0, 2, 1, 2], [0, 4, 9, 9], 1.999) == pytest.approx(4, rel=.03)
     assert math.isnan(cost_at_gain(w, [0, 1, 1, 1], w, 1.5)) and math.isnan(cost_at_gain(w, [1, 2, 3, 4], w, .5))
 
 @pytest.mark.parametrize('factor', [.7, 1.4])
