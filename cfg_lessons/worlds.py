@@ -156,7 +156,8 @@ def plane(
                 _learnt(mixture, 32, steps//8, 100 + seed, file(32, steps//8, seed)))
     return World(f'{name}, {"learnt" if learnt else "exact"}', networks, (2,), mixture.num_classes,
                  partial(_levels, end=12.), sample, partial(clipped, limit=2.5),
-                 plane_judge(mixture, 400_000 if full else 40_000), 'inside' if learnt else 'probability', 'wasserstein',
+                 plane_judge(mixture, 400_000 if full else 40_000),
+                 'inside' if learnt else 'probability', 'wasserstein',
                  (.5, 1., 2., 4.), 4000 if full else 1200, 9 if full else 5, 8 if full else 3,
                  4000, _digest(name, learnt, steps))
 
