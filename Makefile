@@ -82,7 +82,7 @@ photographs: $(READY)  ## everything of chapter 15 from nothing: data, networks,
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags slow --cell-timeout 36000 nbs/15_photographs.ipynb
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 90000 nbs/15_photographs.ipynb
 
-compare: $(READY)  ## measure the known guidance rules for chapter 95 where no row is stored (hours on two cores; stopped and called again, it goes on)
+compare: $(READY)  ## measure the known guidance rules for chapter 95 where no row is stored (ten minutes a rule on one core; stopped and called again, it goes on)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m cfg_lessons.bench $(ARGS)
 
 answers: $(READY)  ## show how many exercises you have answered (ARGS=--restore puts your answers back after an update)
