@@ -7,10 +7,10 @@ __all__ = ['cfg_store', 'compare_rule', 'opened', 'store_rules', 'cfg_compare']
 
 # %% ../nbs/95_compare.ipynb #c249a4fe
 # The command cfg-compare.
+import hashlib
 import sys
 import time
 from functools import partial
-from hashlib import sha256
 from inspect import getsourcefile
 from pathlib import Path
 
@@ -66,7 +66,7 @@ def _source(rule):
     while isinstance(rule, partial): rule = rule.func
     try: text = Path(getsourcefile(rule)).read_bytes()
     except (TypeError, OSError): text = repr(rule).encode()
-    return sha256(text).hexdigest()[:8]
+    return hashlib.sha256(text).hexdigest()[:8]
 
 # %% ../nbs/95_compare.ipynb #0fce8a55
 def opened(
