@@ -46,7 +46,7 @@ def compare_rule(
     if name in {NONE, *RULES} and found is not RULES.get(name):
         raise ValueError(f'{name!r} is the name of a known rule; give yours another with --name.')
     if stored and not Path(stored).exists(): raise ValueError(f'There is no file {stored}.')
-    known = read_rows(stored or choice.data/'results'/f'compare_{profile}.jsonl')
+    known = read_rows(stored or choice.data/'results'/'compare'/f'{profile}.jsonl')
     rows = folder/f'{profile}_{_source(found)}.jsonl'
     places = opened(worlds, full)
     for world in places: _compare_in(world, found, name, rows, known)
@@ -104,7 +104,7 @@ def store_rules(
     stored: str = '',  # .jsonl where the rows go; the book's own by itself
 ):
     "Measure the known rules where no row is stored yet. Raises ValueError, in one sentence."
-    path = stored or settings().data/'results'/f'compare_{"full" if full else "quick"}.jsonl'
+    path = stored or settings().data/'results'/'compare'/f'{"full" if full else "quick"}.jsonl'
     for world in opened(worlds, full):
         known = rules_for(world)
         for name in tqdm(dict.fromkeys([NONE, 'plain', *(rules or known)]), desc=world.name):

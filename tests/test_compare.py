@@ -200,7 +200,7 @@ def test_tangential_damping_is_that_of_diffusers():
     torch.testing.assert_close(got, guiders.normalized_guidance(cond, free, 2.5), rtol=1e-4, atol=1e-5)
 
 def test_stored_rows_of_plain_guidance_come_out_again(world):
-    stored = {r['w']: r for r in read_rows(settings().data/'results'/'compare_quick.jsonl')
+    stored = {r['w']: r for r in read_rows(settings().data/'results'/'compare'/'quick.jsonl')
               if r['world'] == world.name and r['rule'] == 'plain'}
     again = measure(RULES['plain'], world, 1., {}, range(2), stored[1.]['T'])['numbers']
     for k, values in again.items(): assert values == pytest.approx(stored[1.]['numbers'][k][:2], rel=.02, abs=.01), k
