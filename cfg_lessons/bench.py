@@ -7,7 +7,6 @@ __all__ = ['cfg_store', 'compare_rule', 'opened', 'store_rules', 'cfg_compare']
 
 # %% ../nbs/95_compare.ipynb #c249a4fe
 # The command cfg-compare.
-import hashlib
 import sys
 import time
 from functools import partial
@@ -17,14 +16,13 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from .commands import command
-from .compare import (NONE, RULES, alike, missing_weights, read_rows, rules_for,
-                                 run_rule, settings_of)
+from .compare import RULES, rules_for, run_rule, settings_of
 from .diagnosis import diagnose
 from .page import write_page
-from .records import provenance
+from .records import provenance, sha256
 from .settings import settings
 from .sources import resolve
-from .worlds import WORLDS
+from .worlds import NONE, WORLDS, alike, missing_weights, read_rows
 
 # %% ../nbs/95_compare.ipynb #b5d47b26
 def compare_rule(
@@ -64,9 +62,8 @@ def compare_rule(
 def _source(rule):
     "A digest of the file in which a rule is written, so that rows of an edited one are not used."
     while isinstance(rule, partial): rule = rule.func
-    try: text = Path(getsourcefile(rule)).read_bytes()
-    except (TypeError, OSError): text = repr(rule).encode()
-    return hashlib.sha256(text).hexdigest()[:8]
+    try: return sha256(getsourcefile(rule))[:8]
+    except TypeError: return 'unknown'  # written in no file, as a built-in
 
 # %% ../nbs/95_compare.ipynb #0fce8a55
 def opened(

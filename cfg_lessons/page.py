@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from .compare import NONE, cost_at_gain
+from .compare import cost_at_gain
+from .plotting import PALETTE, Table
 from .training import atomic_write
+from .worlds import NONE, anchor_of
 
 # %% ../nbs/95_compare.ipynb #d74602f0
 def curves_of(
@@ -50,8 +52,7 @@ def verdicts(
     that was best on sampling 0, less that of no guidance), each a mean and half-width over the
     other samplings, corrected for two comparisons per rule; NaN where one cannot be made."""
     names = sorted({r['rule'] for r in rows if 'numbers' in r} - {NONE})
-    anchor = 1. if 1. in world.weights else .5
-    plain_gain = dict(zip(*curves_of(rows, 'plain', world.gain)))[anchor]
+    plain_gain = dict(zip(*curves_of(rows, 'plain', world.gain)))[anchor_of(world)]
     def at_equal_gain(name):
         (w, gains), (_, costs) = (curves_of(rows, name, k) for k in (world.gain, world.cost))
         return np.array([cost_at_gain(w, *v) for v in zip(gains.T, costs.T, plain_gain)])[1:]
@@ -65,10 +66,7 @@ def verdicts(
     return found
 
 # %% ../nbs/95_compare.ipynb #861508cd
-def _table(header, rows):
-    "A Markdown table."
-    sides = ['---', *['---:']*(len(header) - 1)]
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in (header, sides, *rows))
+def _table(header, rows): return Table(header, rows)._repr_markdown_()
 
 def _signed(pair):
     "Mean and half-width in words; a minus is less cost, which is better."
@@ -82,7 +80,7 @@ def _verdict(pair):
     "What an interval of differences of cost allows to say."
     mean, reach = pair
     if math.isnan(mean): return 'not comparable'
-    return 'less' if mean + reach < 0 else 'more' if mean - reach > 0 else 'not told apart'
+    return 'less' if mean + reach < 0 else 'more' if mean - reach > 0 else 'indistinguishable'
 
 def _said(options):
     return ', '.join(f'{k} {v:.3g}' for k, v in options.items()) or 'none'
@@ -95,8 +93,8 @@ def _front(ax, world, rows, name):
         gain, cost = (curves_of(rows, rule, k) for k in (world.gain, world.cost))
         if gain is None: continue
         look = dict(color='#bbbbbb', lw=.8, zorder=1)
-        if rule == 'plain': look = dict(color='#D55E00', lw=1.6, marker='s', ms=4, zorder=2)
-        if rule == name: look = dict(color='#0072B2', lw=2, marker='o', ms=5, zorder=3)
+        if rule == 'plain': look = dict(color=PALETTE[1], lw=1.6, marker='s', ms=4, zorder=2)
+        if rule == name: look = dict(color=PALETTE[0], lw=2, marker='o', ms=5, zorder=3)
         ax.plot(gain[1][:, 1:].mean(1), cost[1][:, 1:].mean(1), **look)
         star = gain[1][0, 1:].mean(), cost[1][0, 1:].mean()
     if not ax.lines: return
@@ -126,8 +124,8 @@ def draw_fronts(
         ax.set(title=world.name, xlabel=world.gain, ylabel=world.cost)
         ax.spines[['top', 'right']].set_visible(False)
     handles = [axes[0].plot([], [], c, **k)[0] for c, k in (
-        ('o-', dict(color='#0072B2')), ('s-', dict(color='#D55E00')), ('-', dict(color='#bbbbbb')),
-        ('k*', dict(ls='')))]
+        ('o-', dict(color=PALETTE[0])), ('s-', dict(color=PALETTE[1])),
+        ('-', dict(color='#bbbbbb')), ('k*', dict(ls='')))]
     fig.legend(handles, [name, 'plain guidance', 'other rules', NONE], ncols=4, frameon=False,
                loc='outside lower center')
     return fig
@@ -142,13 +140,13 @@ def draw_diagnosis(
     from matplotlib.figure import Figure
     fig = Figure(figsize=(8.6, 2.8), layout='constrained')
     left, right = fig.subplots(1, 2)
-    left.plot(found.logsnr, found.weight, color='#0072B2', lw=1.8, label=name)
-    left.axhline(w, color='#D55E00', lw=1.2, ls='--', label=f'plain guidance, w = {w:g}')
+    left.plot(found.logsnr, found.weight, color=PALETTE[0], lw=1.8, label=name)
+    left.axhline(w, color=PALETTE[1], lw=1.2, ls='--', label=f'plain guidance, w = {w:g}')
     left.set(xlabel='log-SNR (noise to data)', ylabel='plain weight that fits best', xlim=(-8, 8))
     top = max([abs(v) for x, v in zip(found.logsnr, found.weight) if -8 < x < 8], default=1)
     left.set_ylim(min(0, -.1*top), 1.35*max(top, w))
     left.legend(frameon=False, fontsize=8.5, loc='upper left')
-    right.plot(list(found.moved), list(found.moved.values()), 'o-', color='#0072B2')
+    right.plot(list(found.moved), list(found.moved.values()), 'o-', color=PALETTE[0])
     right.set(xscale='log', yscale='log', xlabel='T', ylabel='distance of the ends at T and 2 T')
     right.set_xticks(list(found.moved), [str(T) for T in found.moved])
     low, high = min(found.moved.values()), max(found.moved.values())
@@ -279,7 +277,7 @@ _HOW_TO_READ = ('Each world has something that guidance is there to raise, its *
     'defaults. Networks of the learnt worlds are trained on the machine that measures. Intervals '
     'are of paired differences '
     'between samplings, at 95 % for all rules of a world together; where one contains 0, the two '
-    'are not told apart, whatever the means say.')
+    'are indistinguishable, whatever the means say.')
 
 _STYLE = ('body {max-width: 62rem; margin: 2rem auto; padding: 0 1rem; line-height: 1.5; '
           'font-family: system-ui, sans-serif; color: #222; background: #fff} '

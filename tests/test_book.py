@@ -36,7 +36,7 @@ FLOORS |= dict(logs={'images', 'records', 'metrics', 'parallel', 'sampling', 'tr
 FLOORS |= dict(engine={'images', 'networks', 'training', 'parallel', 'checkpoints', 'logs'})
 OTHER_ROOF = 'worlds', 'compare', 'bench'  # compares guidance rules in whole worlds, by the names that the commands know
 FLOORS |= dict.fromkeys(OTHER_ROOF)
-FLOORS |= dict(diagnosis={'classifier_free', 'compare', 'diffusion'}, page={'compare', 'training'})
+FLOORS |= dict(diagnosis={'classifier_free', 'compare', 'diffusion'}, page={'compare', 'plotting', 'training', 'worlds'})
 FLOORS |= dict(generation={'diffusion', 'images', 'sampling', 'training', 'checkpoints'})
 OUTSIDE = dict(diffusion={'torch'})  # third-party imports of modules that promise to need little
 HEAVY = {'diffusers', 'transformers', 'torch_fidelity', 'torchvision', 'fastcore', 'tyro', 'pyarrow', 'sklearn', 'ipywidgets', 'matplotlib', 'IPython', 'nbdev'}
@@ -96,7 +96,7 @@ def test_floors(path):
     assert path.stem in FLOORS, f'{path.name} has no floor: add it to FLOORS in {Path(__file__).name}'
     allowed = FLOORS[path.stem]
     if allowed is not None: assert own <= allowed, f'{path.name} imports {own - allowed}; it may import {allowed}'
-    assert path.stem in ('lab', 'figure', 'exercises') or not own & FOR_NOTEBOOKS, f'{path.name} imports {own & FOR_NOTEBOOKS}, which is for notebooks'
+    assert path.stem in ('lab', 'figure', 'exercises', 'page') or not own & FOR_NOTEBOOKS, f'{path.name} imports {own & FOR_NOTEBOOKS}, which is for notebooks'
     assert path.stem in OTHER_ROOF or 'imagenet' not in own, f'{path.name} imports the roof'
     if path.stem in OUTSIDE: assert other <= OUTSIDE[path.stem], f'{path.name} imports {other - OUTSIDE[path.stem]}'
     if path.stem not in FOR_NOTEBOOKS: assert not other & HEAVY, f'{path.name} imports {other & HEAVY} at its top'

@@ -11,14 +11,14 @@ from scipy import stats
 
 from cfg_lessons.beyond import tangential
 from cfg_lessons.classifier_free import batched_cfg, classifier_free
-from cfg_lessons.compare import (RULES, check_rule, cost_at_gain, draw, measure, read_rows, run_rule,
+from cfg_lessons.compare import (RULES, check_rule, cost_at_gain, draw, measure, run_rule,
                                  search_options, settings_of, steps_of)
 from cfg_lessons.diagnosis import diagnose
 from cfg_lessons.mixtures import sample_mixture, three_gaussians
 from cfg_lessons.page import interval_of, verdicts
 from cfg_lessons.sampling import ddim, sample
 from cfg_lessons.settings import settings
-from cfg_lessons.worlds import WORLDS, plane_judge
+from cfg_lessons.worlds import WORLDS, plane_judge, read_rows
 
 
 @pytest.fixture(scope='module')
@@ -223,7 +223,7 @@ def power_law(denoiser, w, power=.9):
     text = (tmp_path/'page'/'page.md').read_text()
     assert '# power_law, beside' in text and 'power = 0.9' in text and 'less that of plain guidance' in text
     html = (tmp_path/'page'/'page.html').read_text()
-    assert html.count('data:image/png;base64') == 2 and '<table>' in html and 'not told apart' in html
+    assert html.count('data:image/png;base64') == 2 and '<table>' in html and 'indistinguishable' in html
     rows = [json.loads(line) for line in next((tmp_path/'page').glob('quick_*.jsonl')).read_text().splitlines()]
     assert [r['w'] for r in rows if r['rule'] == 'power_law'] == [.5, 1., 2., 4.]
 
