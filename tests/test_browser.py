@@ -304,10 +304,14 @@ def test_the_figure_follows_the_theme(figure):
         now = page.evaluate('document.body.dataset.theme')
         page.wait_for_function('dark => document.querySelector(".guidance-figure").hasAttribute("data-dark") == dark', arg=now == 'dark')
 
+# JupyterLab takes cells out of the page that are far from what is seen, and running all goes to the end
+AT_THE_TOP = """() => { document.querySelectorAll('.jp-WindowedPanel-outer').forEach(e => e.scrollTo(0, 0));
+                     return document.querySelector('.guidance-figure')?.shadowRoot?.getElementById('play')?.checkVisibility() }"""
+
 def test_the_figure_runs_in_jupyterlab(page):
     errors = run_all(page, 'index.ipynb')
     assert not errors, errors
-    page.locator('#play').wait_for(timeout=30_000)
+    page.wait_for_function(AT_THE_TOP, timeout=60_000)
     page.locator('#plane').scroll_into_view_if_needed()
     frame_times(page, 60)
     page.wait_for_function('+document.querySelector(".guidance-figure").shadowRoot.getElementById("time").value > 3', timeout=20_000)
