@@ -153,7 +153,7 @@ def to_device(
     t,  # a tensor
     device,  # where to
 ):
-    "The tensor on its way to a device; to a card, by way of memory from which it can copy itself."
+    "The tensor on its way to a device; to a GPU, by way of memory from which it can copy itself."
     if t.device.type == 'cpu' and torch.device(device).type == 'cuda': t = t.pin_memory()
     return t.to(device, non_blocking=True)
 

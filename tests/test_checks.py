@@ -309,3 +309,39 @@ def test_schedulers_of_diffusers():
     assert not check_sampler(of_diffusers(ddim_like_ddpm, 50, eta=1.), pretrained.scheduler_steps(ddim_like_ddpm, 50))
     ddpm = diffusers.DDPMScheduler(timestep_spacing='trailing', **quiet)
     says(check_sampler(of_diffusers(ddpm, 50), pretrained.scheduler_steps(ddpm, 50)), 'besides those of noise')
+
+
+K_SAMPLERS = ('euler', 'heun', 'dpm_2', 'lms', 'dpmpp_2m', 'euler_ancestral', 'dpm_2_ancestral',
+              'dpmpp_2s_ancestral', 'dpmpp_sde', 'dpmpp_2m_sde')
+
+
+def of_k_diffusion(sampler):
+    "A sampler of k-diffusion, which counts noise as sigma/alpha, as a sampler of this book."
+    def run(denoiser, z, label, logsnrs, noise):
+        def scaled(x, logsnr): return torch.sigmoid(logsnr).sqrt()[:, None]*x
+        def model(x, sigma):
+            logsnr = -2*sigma.log()
+            return x - sigma[:, None]*denoiser(scaled(x, logsnr), logsnr, label)
+        more, seen = {}, []
+        if 'noise_sampler' in inspect.signature(sampler).parameters:
+            more['noise_sampler'] = lambda sigma, sigma_next: noise(z)
+        x = z/scaled(torch.ones_like(z), logsnrs[:1].expand(len(z)))
+        x = sampler(model, x, (-logsnrs/2).exp(), disable=True,
+                    callback=lambda state: seen.append(state['x']), **more)
+        for x, logsnr in zip((*seen[1:], x), logsnrs[1:]): yield scaled(x, logsnr.expand(len(z)))
+    return run
+
+
+@pytest.mark.parametrize('name', K_SAMPLERS)
+def test_samplers_of_k_diffusion(name):
+    "Where it is installed; it is no dependency of the book, and brings many of its own."
+    theirs = pytest.importorskip('k_diffusion.sampling')
+    assert not check_sampler(of_k_diffusion(getattr(theirs, f'sample_{name}')))
+
+
+def test_too_much_noise_in_a_sampler_of_k_diffusion_is_found():
+    theirs = pytest.importorskip('k_diffusion.sampling')
+    def loud(model, x, sigmas, noise_sampler, **more):
+        def noise(sigma, sigma_next): return 1.2*noise_sampler(sigma, sigma_next)
+        return theirs.sample_euler_ancestral(model, x, sigmas, noise_sampler=noise, **more)
+    says(check_sampler(of_k_diffusion(loud)), 'noise')
