@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,9 +33,27 @@ def tidy(book):
     return book
 
 
-def download(path):
-    "A line under the title that hands out the notebook itself, as a cell."
-    text = f'<p class="notebook"><a href="notebooks/{path.name}" download>Download this notebook</a> and run it in the book\'s JupyterLab (<code>make lab</code>).</p>'
+def repository(text):
+    "owner/name of the repository on GitHub that a pyproject.toml names as its Repository, or None."
+    url = tomllib.loads(text)['project'].get('urls', {}).get('Repository', '')
+    found = re.fullmatch(r'https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?/?', url)
+    if url and not found: sys.exit(f'Repository in pyproject.toml is {url}; Colab opens https://github.com/OWNER/NAME alone.')
+    return found and found[1]
+
+
+def install(repo):
+    "What a notebook has to run first where there is no copy of the book, in Colab for instance: data, settings and package."
+    name = repo.split('/')[1]
+    return f'!git clone --quiet --depth 1 https://github.com/{repo}\n%pip install --quiet --editable "./{name}[lab]"\n%cd {name}/nbs'
+
+
+def download(path, repo):
+    "A line under the title that hands out the notebook, as a cell; with a repository, also a way to open it in Colab."
+    text = f'<p class="notebook"><a href="notebooks/{path.name}" download>Download this notebook</a> and run it in the book\'s JupyterLab (<code>make lab</code>)'
+    if not repo: text += '.</p>'
+    else:
+        text += f', or <a href="https://colab.research.google.com/github/{repo}/blob/main/nbs/{path.name}">open it in Colab</a>.</p>\n\n'
+        text += f'<details class="notebook"><summary>The first cell to run in Colab</summary>\n\n```\n{install(repo)}\n```\n\n</details>'
     return dict(cell_type='markdown', id='download', metadata={}, source=text)
 
 
@@ -44,6 +63,7 @@ def build(out):
     ours = not out.exists() or out.is_dir() and (not any(out.iterdir()) or (out/'.buildinfo').is_file())
     if not ours: sys.exit(f'{out} holds something else than an earlier rendering of the book; name another folder.')
     notebooks = sorted(p for p in (ROOT/'nbs').glob('*.ipynb') if re.fullmatch(r'index|\d\d_\w+', p.stem))
+    repo = repository((ROOT/'pyproject.toml').read_text())
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as folder:
         source, made = Path(folder)/'source', Path(folder)/'made'
@@ -55,7 +75,7 @@ def build(out):
             book = tidy(json.loads(path.read_text()))
             shutil.copy(path, source/'extra'/'notebooks')
             if path.stem == 'index': book['cells'].append(contents(notebooks, modules))
-            else: book['cells'].insert(1, download(path))
+            else: book['cells'].insert(1, download(path, repo))
             (source/path.name).write_text(json.dumps(book))
         status = subprocess.call([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-d', f'{folder}/trees', str(source), str(made)])
         if not status:
