@@ -43,13 +43,45 @@ def _holds_nan(value):
     if not isinstance(value, (float, complex, np.ndarray, np.generic)): return False
     return np.asarray(value).dtype.kind in 'fc' and bool(np.isnan(value).any())
 
+def _are_numbers(value):
+    "Whether a value is a number, or a list or tuple of such, however deep."
+    if isinstance(value, (tuple, list)): return bool(value) and all(map(_are_numbers, value))
+    return isinstance(value, (int, float, np.number)) or getattr(value, 'shape', None) == ()
+
+def _plainly(answer):
+    "A value as a check takes it: plain numbers, tuples of them, or words in small letters."
+    if isinstance(answer, str): return str(answer).strip().lower()
+    if isinstance(answer, (torch.Tensor, np.ndarray, np.number)) and np.ndim(answer) < 2:
+        answer = answer.tolist()
+    if type(answer) in (tuple, list): return tuple(map(_plainly, answer))
+    return int(answer) if isinstance(answer, float) and answer.is_integer() else answer
+
+def _like(out, args):
+    """What an answer returned, with tensors for arrays and lists, in the float type of the tensors
+    that it was given. An answer that was given arrays returns arrays."""
+    if any(isinstance(a, np.ndarray) for a in args):
+        return out.detach().numpy() if isinstance(out, torch.Tensor) else out
+    if type(out) is tuple: return tuple(_like(o, args) for o in out)
+    given = [a for a in args if isinstance(a, torch.Tensor)]
+    if isinstance(out, list) and not _are_numbers(out): return [_like(o, args) for o in out]
+    if isinstance(out, (list, np.ndarray)):
+        array = np.asarray(out)
+        least = 0 if given else 1 + isinstance(out, list)  # axes of what can be no plain numbers
+        if array.dtype.kind not in 'biuf': return out
+        if array.ndim < least: return out if isinstance(out, list) else out.item()
+        out = torch.as_tensor(array.copy())
+    if not isinstance(out, torch.Tensor) or not out.is_floating_point() or not out.ndim: return out
+    floats = [a.dtype for a in given if a.is_floating_point()]
+    return out.to(floats[0] if floats else torch.get_default_dtype())
+
 def _recording(answer, returned):
     "The answer; if it is a function, what it returns is also added to the list `returned`."
     if not isinstance(answer, FunctionType): return answer
-    def note(out):
-        returned.append(out)
-        return _recording(out, returned)
-    return wraps(answer)(lambda *args, **kwargs: note(answer(*args, **kwargs)))
+    @wraps(answer)
+    def note(*args, **kwargs):
+        returned.append(answer(*args, **kwargs))
+        return _recording(_like(returned[-1], [*args, *kwargs.values()]), returned)
+    return note
 
 # %% ../nbs/92_exercises.ipynb #4c37a48f
 def mark(
@@ -71,7 +103,7 @@ def _grade(check, answer):
     if answer is ...:
         return _Verdict('open', 'Not answered yet: replace the dots and run this cell again.')
     returned = [answer]
-    try: wrong = check(_recording(answer, returned))
+    try: wrong = check(_recording(_plainly(answer), returned))
     except NotImplementedError as e:
         if str(e): return _Verdict('wrong', f'It stops with NotImplementedError: {e}')
         return _Verdict('open', 'Not answered yet: replace the last line and run this cell again.')

@@ -70,6 +70,29 @@ class Live:
 
 # %% ../nbs/91_lab.ipynb #5e9c01b7
 _PAGE_DPI, _SHARP = 92, 2  # page pixels an inch, and pixels of the picture for each of them
+_NAMED = """<script>
+(script => {
+    const set = (e, key, text) => { if (e && e.getAttribute(key) != text) e.setAttribute(key, text) }
+    const text = (e, of) => e.querySelector(of)?.textContent.trim() ?? ''
+    const name = box => {
+        for (const slider of box.querySelectorAll('.widget-slider')) {
+            const handle = slider.querySelector('.noUi-handle')
+            set(handle, 'aria-label', text(slider, '.widget-label'))
+            set(handle, 'aria-valuetext', text(slider, '.widget-readout'))
+        }
+        set(box.querySelector('img.widget-image'), 'alt', text(box, '[role=status]'))
+    }
+    const start = tries => {
+        const box = script.closest('.widget-vbox')
+        if (!box) return tries && setTimeout(start, 100, tries - 1)
+        const look = {childList: true, characterData: true, subtree: true}
+        const kinds = {attributes: true, attributeFilter: ['aria-valuetext']}
+        new MutationObserver(() => name(box)).observe(box, {...look, ...kinds})
+        name(box)
+    }
+    start(50)
+})(document.currentScript)
+</script>"""
 
 def _box(live):
     "The controls of a `Live`, a button that puts them back, the picture and its words."
@@ -83,7 +106,9 @@ def _box(live):
     back.on_click(reset)
     live.follow()
     for control in live.controls.values(): control.observe(live.follow, 'value')
-    return ipywidgets.VBox([*live.controls.values(), back, live.image, live.says])
+    shown = dict(output_type='display_data', data={'text/html': _NAMED}, metadata={})
+    names = ipywidgets.Output(outputs=[shown], layout=dict(height='0', margin='0'))
+    return ipywidgets.VBox([names, *live.controls.values(), back, live.image, live.says])
 
 def _described(live):
     "What the picture of a `Live` shows at the present values, in words."

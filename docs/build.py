@@ -1,11 +1,16 @@
 "Render the book into a folder of static pages: `python docs/build.py FOLDER`."
+import base64
+import io
 import json
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
+
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:1] = [str(ROOT), str(ROOT/'docs')]
@@ -27,14 +32,56 @@ def tidy(book):
         if c['cell_type'] != 'code': continue
         lines = [line for line in ''.join(c['source']).splitlines(True) if not line.startswith('#|')]
         c['source'] = ''.join(lines)
-        if len(lines) > 25 and 'mark(' not in c['source']: c['metadata'].setdefault('tags', []).append('hide-input')
+        plumbing = all(re.match(r'(from|import) |[ )#]|$', line) for line in lines)
+        if plumbing or len(lines) > 25 and 'mark(' not in c['source']: c['metadata'].setdefault('tags', []).append('hide-input')
     book['cells'] = [c for c in book['cells'] if ''.join(c['source']).strip()]
     return book
 
 
-def download(path):
-    "A line under the title that hands out the notebook itself, as a cell."
-    text = f'<p class="notebook"><a href="notebooks/{path.name}" download>Download this notebook</a> and run it in the book\'s JupyterLab (<code>make lab</code>).</p>'
+def thumbnail(book, path):
+    "Write the left part of a chapter's first figure as a small picture. Returns whether it has one."
+    for found in re.finditer(r'data:image/png;base64,([\w+/=]+)', json.dumps([c.get('outputs') for c in book['cells']])):
+        picture = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert('RGB')
+        if picture.height < 100: continue
+        picture = picture.crop((0, 0, min(picture.width, 3*picture.height//2), min(picture.height, picture.width)))
+        picture.thumbnail((360, 240), Image.LANCZOS)
+        picture.quantize(64).save(path, optimize=True)
+        return True
+    return False
+
+
+def list_chapters(book, folder):
+    "Put a picture and a title in place of each file name in the front page's list of chapters."
+    def line(found):
+        path = ROOT/'nbs'/f'{found[1]}.ipynb'
+        chapter = json.loads(path.read_text())
+        title = re.match(r'# (.*)', ''.join(chapter['cells'][0]['source']))[1].split(':')[0]
+        seen = thumbnail(chapter, folder/f'{path.stem}.png')
+        return (f'| [![]({folder.name}/{path.stem}.png)]({path.name})<br>' if seen else '| ') + f'[{title}]({path.name}) |'
+    for c in book['cells']: c['source'] = re.sub(r'^\| \[(\d\d_\w+)\.ipynb\]\([^)]+\) \|', line, ''.join(c['source']), flags=re.M)
+
+
+def repository(text):
+    "owner/name of the repository on GitHub that a pyproject.toml names as its Repository, or None."
+    url = tomllib.loads(text)['project'].get('urls', {}).get('Repository', '')
+    found = re.fullmatch(r'https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?/?', url)
+    if url and not found: sys.exit(f'Repository in pyproject.toml is {url}; Colab opens https://github.com/OWNER/NAME alone.')
+    return found and found[1]
+
+
+def install(repo):
+    "What a notebook has to run first where there is no copy of the book, in Colab for instance: data, settings and package."
+    name = repo.split('/')[1]
+    return f'!git clone --quiet --depth 1 https://github.com/{repo}\n%pip install --quiet --editable "./{name}[lab]"\n%cd {name}/nbs'
+
+
+def download(path, repo):
+    "A line under the title that hands out the notebook, as a cell; with a repository, also a way to open it in Colab."
+    text = f'<p class="notebook"><a href="notebooks/{path.name}" download>Download this notebook</a> and run it in the book\'s JupyterLab (<code>make lab</code>)'
+    if not repo: text += '.</p>'
+    else:
+        text += f', or <a href="https://colab.research.google.com/github/{repo}/blob/main/nbs/{path.name}">open it in Colab</a>.</p>\n\n'
+        text += f'<details class="notebook"><summary>The first cell to run in Colab</summary>\n\n```\n{install(repo)}\n```\n\n</details>'
     return dict(cell_type='markdown', id='download', metadata={}, source=text)
 
 
@@ -44,18 +91,19 @@ def build(out):
     ours = not out.exists() or out.is_dir() and (not any(out.iterdir()) or (out/'.buildinfo').is_file())
     if not ours: sys.exit(f'{out} holds something else than an earlier rendering of the book; name another folder.')
     notebooks = sorted(p for p in (ROOT/'nbs').glob('*.ipynb') if re.fullmatch(r'index|\d\d_\w+', p.stem))
+    repo = repository((ROOT/'pyproject.toml').read_text())
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}-') as folder:
         source, made = Path(folder)/'source', Path(folder)/'made'
-        (source/'extra'/'notebooks').mkdir(parents=True)
+        (source/'extra'/'notebooks').mkdir(parents=True), (source/'first').mkdir()
         for name in ('conf.py', 'favicon.svg', 'book.css'): shutil.copy(ROOT/'docs'/name, source)
         modules = reference(sorted(p for p in (ROOT/'cfg_lessons').glob('*.py') if not p.stem.startswith('_')))
         for name, text in modules.items(): (source/f'api_{name}.md').write_text(text)
         for path in notebooks:
             book = tidy(json.loads(path.read_text()))
             shutil.copy(path, source/'extra'/'notebooks')
-            if path.stem == 'index': book['cells'].append(contents(notebooks, modules))
-            else: book['cells'].insert(1, download(path))
+            if path.stem == 'index': list_chapters(book, source/'first'), book['cells'].append(contents(notebooks, modules))
+            else: book['cells'].insert(1, download(path, repo))
             (source/path.name).write_text(json.dumps(book))
         status = subprocess.call([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-d', f'{folder}/trees', str(source), str(made)])
         if not status:

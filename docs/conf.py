@@ -16,6 +16,7 @@ nb_code_prompt_show = 'Show {type}'
 myst_enable_extensions = ['dollarmath', 'amsmath']
 myst_heading_anchors = 3
 pygments_style = 'friendly'
+pygments_dark_style = 'github-dark'
 suppress_warnings = ['mystnb.unknown_mime_type']
 html_favicon = 'favicon.svg'
 html_static_path = ['book.css']

@@ -49,7 +49,7 @@ def page(tmp_path_factory, browser):
         for cell in book['cells']:
             if cell['cell_type'] == 'code': cell |= dict(outputs=[], execution_count=None)
         (home/'nbs'/path.name).write_text(json.dumps(book))
-    shutil.copy(ROOT/'settings.ini', home)
+    for name in ('settings.ini', 'pyproject.toml'): shutil.copy(ROOT/name, home)
     (home/'data').mkdir()
     for name in ('checkpoints', 'results', 'reference'): (home/'data'/name).symlink_to(ROOT/'data'/name)
     with socket.socket() as s:
@@ -57,6 +57,7 @@ def page(tmp_path_factory, browser):
         port = s.getsockname()[1]
     env = os.environ | dict(OMP_NUM_THREADS='1', JUPYTER_PREFER_ENV_PATH='1', CFG_LESSONS_PROFILE='quick', CFG_LESSONS_DEVICE='cpu', PYTHONNOUSERSITE='1')
     command = [sys.executable, '-m', 'jupyterlab', '--no-browser', f'--port={port}', '--IdentityProvider.token=t', '--notebook-dir=nbs']
+    command += re.findall(r'--ContentsManager\S+', (ROOT/'Makefile').read_text())  # as `make lab` has it
     if hasattr(os, 'geteuid') and os.geteuid() == 0: command.append('--allow-root')
     server = subprocess.Popen(command, cwd=home, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -86,7 +87,7 @@ def run_all(page, notebook, patience=300):
         if asks := page.query_selector('.jp-Dialog .jp-mod-accept'): asks.click()  # which kernel? the one it offers
         prompts = page.eval_on_selector_all('.jp-CodeCell .jp-InputArea .jp-InputPrompt', 'es => es.map(e => e.textContent)')
         waits = any('*' in p for p in prompts) or not page.query_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-        if not waits and all(re.search(r'\d', p) for p in prompts): return errors_of(page)  # of cells that are not folded
+        if prompts and not waits and all(re.search(r'\d', p) for p in prompts): return errors_of(page)  # of cells that are not folded
         idle = 0 if waits else idle + 1
         if idle == 3:  # not sooner: a kernel says that it is idle, connects once more, and forgets what it was asked
             if errors := errors_of(page): return errors
@@ -122,6 +123,28 @@ def test_every_moving_picture_follows_its_controls_without_an_error(page):
                 for _ in range(8): page.keyboard.press('ArrowRight')
             page.wait_for_function('([e, before]) => e.src != before', arg=[picture, before], timeout=20_000)
     assert not errors_of(page)
+
+def test_moving_pictures_speak(page):
+    "What a screen reader gets: each control's name, its value as the readout has it, the picture in words that follow."
+    for picture in page.query_selector_all(LIVE):
+        picture.scroll_into_view_if_needed()
+        box = picture.evaluate_handle('e => e.closest(".widget-vbox")').as_element()
+        heard = lambda: box.evaluate("""e => [...e.querySelectorAll('.noUi-handle, select')].map(c => {
+            const row = c.closest('.widget-inline-hbox')
+            return {name: c.ariaLabel || c.labels?.[0]?.textContent, label: row.querySelector('.widget-label').textContent,
+                    value: c.tagName == 'SELECT' ? c.selectedOptions[0].textContent : c.getAttribute('aria-valuetext'), readout: row.querySelector('.widget-readout')?.textContent}})""")
+        for control in heard():
+            assert control['name'] == control['label'], control
+            assert control['readout'] in (None, control['value']) and len(control['value']) < 20, control
+        words = lambda: box.query_selector('[role=status]').text_content()
+        assert len(words()) > 30 and picture.get_attribute('alt') == words()
+        if not (slider := box.query_selector('.noUi-handle')): continue
+        before = picture.get_attribute('alt')
+        slider.focus()
+        page.keyboard.press('ArrowLeft')
+        page.wait_for_function('([e, before]) => e.alt != before', arg=[picture, before], timeout=20_000)
+        assert picture.get_attribute('alt') == words() and all(c['readout'] in (None, c['value']) for c in heard())
+        assert f"{slider.get_attribute('aria-label')} {slider.get_attribute('aria-valuetext')}" in words()
 
 def test_a_quick_hand_does_not_build_a_queue(page):
     "After many quick movements the picture is the last one's, and soon."
@@ -185,6 +208,26 @@ def test_an_answer_is_marked_and_remembered(page):
         time.sleep(.2)
     assert json.loads(kept.read_text())['state'] == 'wrong'
     cell.locator('text=It stops with').wait_for(timeout=20_000)
+
+
+def test_a_notebook_that_is_opened_and_saved_is_not_changed(page):
+    name = '03_sampling.ipynb'
+    file, before = page.home/'nbs'/name, (ROOT/'nbs'/name).read_bytes()
+    file.write_bytes(before)
+    page.goto(page.address % name)
+    page.wait_for_selector('.jp-NotebookPanel .jp-MarkdownCell', timeout=120_000)
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
+    for press in range(2):  # the second time with all that the kernel has said of itself
+        then = file.stat().st_mtime_ns
+        page.locator('.jp-NotebookPanel .jp-MarkdownCell').first.click()
+        page.keyboard.press('Control+s')
+        for _ in range(100):
+            if file.stat().st_mtime_ns != then: break
+            time.sleep(.2)
+        else: pytest.fail('it was not saved')
+        time.sleep(3)
+        assert file.read_bytes() == before
+    assert not page.query_selector('.jp-Dialog'), page.text_content('.jp-Dialog')
 
 
 @pytest.fixture(scope='module')
@@ -316,6 +359,21 @@ def test_the_figure_runs_in_jupyterlab(page):
     frame_times(page, 60)
     page.wait_for_function('+document.querySelector(".guidance-figure").shadowRoot.getElementById("time").value > 3', timeout=20_000)
 
+
+def test_colab_is_offered_where_the_repository_has_an_address(pages):
+    "One place names it, pyproject.toml; without it no page speaks of Colab, with it each chapter has its link and first cell."
+    sys.path.insert(0, str(ROOT/'docs'))
+    import build
+    project, chapter = '[project]\nname = "cfg_lessons"\n', ROOT/'nbs'/'02_mixtures.ipynb'
+    here = build.repository((ROOT/'pyproject.toml').read_text())
+    for sheet in pages.glob('[01]*.html'): assert ('colab.research' in sheet.read_text()) == bool(here), sheet.name
+    assert build.repository(project) is None and 'olab' not in build.download(chapter, None)['source']
+    for url in ('https://github.com/some/book', 'https://github.com/some/book.git', 'https://github.com/some/book/'):
+        assert build.repository(f'{project}[project.urls]\nRepository = "{url}"\n') == 'some/book'
+    with pytest.raises(SystemExit, match='OWNER/NAME'): build.repository(f'{project}[project.urls]\nRepository = "https://example.org/book"\n')
+    shown = build.download(chapter, 'some/book')['source']
+    assert 'https://colab.research.google.com/github/some/book/blob/main/nbs/02_mixtures.ipynb"' in shown
+    assert 'git clone --quiet --depth 1 https://github.com/some/book\n%pip install --quiet --editable "./book[lab]"\n%cd book/nbs' in shown
 
 def test_every_page_can_be_read_offline(pages, browser):
     "No request leaves the folder or fails, every formula is typeset, every picture is there, every link leads somewhere, tables are tables, and the library has its reference."
