@@ -40,7 +40,7 @@ def command(
     except (ValueError, OSError, MemoryError) as e:
         sys.exit(1 if getattr(e, 'from_rank_zero', False) else str(e))
     except KeyboardInterrupt: sys.exit('Stopped. Call it again to go on.')
-    if os.environ.get('RANK', '0') == '0': sys.stdout.write(f'{_told(answer)}\n')
+    if os.environ.get('RANK', '0') == '0': sys.stdout.write(f'{_as_text(answer)}\n')
 
 # %% ../nbs/17_imagenet.ipynb #702df8d8
 def _with_config(words):
@@ -85,15 +85,15 @@ def _check_recipe(words):
     return words
 
 # %% ../nbs/17_imagenet.ipynb #ad224b26
-def _told(answer):
+def _as_text(answer):
     "An answer in lines of text."
     if isinstance(answer, dict):
         rows = [(k, f'{v:,.4g}' if isinstance(v, float) else v) for k, v in answer.items()]
         return '\n'.join(f'{k.replace("_", " "):32}{v}' for k, v in rows if not isinstance(v, list))
-    if isinstance(answer, list): return '\n'.join(map(_told_record, answer))
+    if isinstance(answer, list): return '\n'.join(map(_record_as_text, answer))
     return str(answer)
 
-def _told_record(record):
+def _record_as_text(record):
     "A record in a line, or whatever else it is."
     if not isinstance(record, dict): return str(record)
     words = [f'w={record["w"]:g}']

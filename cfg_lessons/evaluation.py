@@ -81,30 +81,6 @@ def register(
     known.pop(name, None)  # a notebook's cell may run twice
     register_feature_extractor(name, Registered)
 
-# %% ../nbs/08_metrics.ipynb #2c7c39bf
-def _check_bytes(
-    images,  # what is said to be pictures
-    channels,  # how many the extractor wants
-):
-    "Raise ValueError, in one sentence, unless they are square pictures in bytes."
-    if not hasattr(images, 'shape') or not hasattr(images, 'dtype'):
-        raise ValueError(f'Pictures come as an array, not as {type(images).__name__}.')
-    shape, kind = tuple(images.shape), str(images.dtype).removeprefix('torch.')
-    if kind != 'uint8':
-        raise ValueError(f'These pictures are {kind}; they are measured as bytes: use to_uint8.')
-    if len(shape) != 4 or shape[2] != shape[3]:
-        raise ValueError(f'The pictures have shape {shape}; give square ones, (N, C, H, H).')
-    if shape[1] != channels:
-        cure = ' Repeat a grey picture three times.' if (shape[1], channels) == (1, 3) else ''
-        raise ValueError(f'The pictures have {shape[1]} channels, the extractor wants '
-                         f'{channels}.{cure}')
-
-def _size_of(
-    images,  # pictures, (N, C, H, W)
-):
-    "Channels, height and width of each, as text such as 3x64x64."
-    return 'x'.join(map(str, images.shape[1:]))
-
 # %% ../nbs/08_metrics.ipynb #b65dfbdf
 class Extractor:
     "A feature extractor of torch-fidelity, with its weights: features and logits of bytes."
@@ -204,7 +180,23 @@ def open_pictures(
         raise ValueError(f'{source} cannot be opened as a folder of pictures or an .npz with '
                          f'arr_0: {e}.') from None
 
-# %% ../nbs/08_metrics.ipynb #a38d1150
+# %% ../nbs/08_metrics.ipynb #2c7c39bf
+def _check_bytes(images, channels):
+    "Raise ValueError, in one sentence, unless they are square pictures in bytes."
+    if not hasattr(images, 'shape') or not hasattr(images, 'dtype'):
+        raise ValueError(f'Pictures come as an array, not as {type(images).__name__}.')
+    shape, kind = tuple(images.shape), str(images.dtype).removeprefix('torch.')
+    if kind != 'uint8':
+        raise ValueError(f'These pictures are {kind}; they are measured as bytes: use to_uint8.')
+    if len(shape) != 4 or shape[2] != shape[3]:
+        raise ValueError(f'The pictures have shape {shape}; give square ones, (N, C, H, H).')
+    if shape[1] != channels:
+        cure = ' Repeat a grey picture three times.' if (shape[1], channels) == (1, 3) else ''
+        raise ValueError(f'The pictures have {shape[1]} channels, the extractor wants '
+                         f'{channels}.{cure}')
+
+def _size_of(images): return 'x'.join(map(str, images.shape[1:]))  # such as 3x64x64
+
 class Measured(NamedTuple):
     "What one pass over a set of pictures gathers."
     moments: Moments
@@ -271,11 +263,9 @@ def make_reference(
     "The `Reference` of a set of real pictures. Raises ValueError, in one sentence."
     images = open_pictures(images)
     seen = measure(images, extract, keep=keep, splits=1)
-    m = seen.moments
-    return Reference(name, preparation, m.n, m.mean, m.cov, seen.features, extract.identity,
-                     _size_of(images), seen.sha256)
+    return Reference(name, preparation, seen.moments.n, seen.moments.mean, seen.moments.cov,
+                     seen.features, extract.identity, _size_of(images), seen.sha256)
 
-# %% ../nbs/08_metrics.ipynb #7b3c0a04
 def save_reference(
     path,  # an .npz file
     reference,  # a `Reference`
@@ -285,8 +275,7 @@ def save_reference(
     arrays = dict(mu=facts.pop('mean').numpy(), sigma=facts.pop('cov').numpy())
     features = facts.pop('features')
     if features is not None: arrays['features'] = features.numpy()
-    notes = json.dumps(facts)
-    with atomic_write(path) as f: np.savez(f, notes=notes, **arrays)
+    with atomic_write(path) as f: np.savez(f, notes=json.dumps(facts), **arrays)
 
 # %% ../nbs/08_metrics.ipynb #4523942b
 def load_reference(

@@ -8,8 +8,9 @@ __all__ = ['SAMPLERS', 'GUIDANCES', 'LIMITS', 'COMMANDS', 'cfg_prepare', 'cfg_tr
 
 # %% ../nbs/17_imagenet.ipynb #51c2615a
 import sys
+import tempfile
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from inspect import signature
 from pathlib import Path
 
@@ -68,11 +69,10 @@ def _cosine(denoiser, w): return scheduled(denoiser, cosine_weight(w))
 
 def _without_classes(denoiser, w, weak): return extrapolate(denoiser, unconditional(weak), w)
 
-def _perturbed(denoiser, w): return extrapolate(denoiser, _blind(denoiser), w)
+def _perturbed(denoiser, w, blinded=None):
+    return extrapolate(denoiser, blinded or perturbed_attention(denoiser), w)
 
-_blind = lru_cache(1)(perturbed_attention)  # made once, not for each batch
-
-# name -> (denoiser, w) -> denoiser; other parameters are options, `weak` and `classifier` networks
+# name -> (denoiser, w) -> denoiser; other parameters are options, or networks by these names
 GUIDANCES = dict(
     classifier_free=classifier_free, batched=batched_cfg, autoguidance=extrapolate,
     weak_unconditional=_without_classes, classifier=classifier_guided, interval=_interval,
@@ -101,7 +101,7 @@ def bind(
 
 # %% ../nbs/17_imagenet.ipynb #0f5db15f
 def open_network(
-    path,  # a run, a file of export_run or OpenAI's (64x64_diffusion.pt), or module:function
+    path,  # a run, a file of export_run, OpenAI's or guided-diffusion's (.pt), or module:function
     device='cpu',  # where it shall compute
     step=0,  # of the run's checkpoint; 0 for the newest that is valid
     classifier=False,  # whether a classifier of noisy pictures is wanted
@@ -117,18 +117,24 @@ def open_network(
     if path.is_dir() or path.suffix == '.safetensors' and path.is_file():
         net, recipe, facts = open_run(path, step, device)
         c = recipe.network
-        _check_kind(path, recipe.kind == 'classifier', classifier)
+        _check_kind(path, recipe.classifies(), classifier)
         shape = c.channels, c.side, c.side
         net = inference_net(net, c.num_classes, bf16)
         return Network(net, shape, c.num_classes, recipe.levels, device=device,
                        about=facts), recipe
-    if path.stem in RELEASED and path.is_file():
-        _check_kind(path, RELEASED[path.stem][0] is UNetClassifier, classifier)
-        return adm(path, device, bf16), None
+    if path.suffix == '.pt' and path.is_file():
+        name = path.stem if path.stem in RELEASED else _released_name(path)
+        _check_kind(path, RELEASED[name][0] is UNetClassifier, classifier)
+        with tempfile.TemporaryDirectory() as folder:  # `adm` goes by OpenAI's names
+            link = Path(folder)/f'{name}.pt'
+            link.symlink_to(path.resolve())
+            net = adm(link, device, bf16)
+        return replace(net, about=net.about | dict(network=path.stem)), None
     if ':' in str(path): return resolve(str(path), {}, 'network')(device), None
     raise FileNotFoundError(f'{path} is no run, no file of OpenAI\'s, no DiT of diffusers and no '
                             'module:function.')
 
+# %% ../nbs/17_imagenet.ipynb #5c1d7e90
 def _is_pipeline(path):
     "Whether a path is a folder of diffusers, or looks like a name on the hub, owner/name."
     named = len(path.parts) == 2 and not path.is_absolute() and not path.parent.exists()
@@ -139,9 +145,21 @@ def _check_kind(path, found, wanted):
     if found and not wanted: raise ValueError(f'{path} is a classifier, which makes no pictures.')
     if wanted and not found: raise ValueError(f'{path} is no classifier of noisy pictures.')
 
+def _released_name(path):
+    "The name of OpenAI's network whose arrays a file has, such as an ema_0.9999_400000.pt."
+    try: found = torch.load(path, map_location='meta', weights_only=True)  # runs no code
+    except Exception as e:  # a damaged file may raise anything
+        raise ValueError(f'{path} cannot be opened safely ({type(e).__name__}).') from None
+    arrays = found.items() if isinstance(found, dict) else ()
+    shapes = {k: getattr(t, 'shape', None) for k, t in arrays}
+    for name, (make, config, _) in RELEASED.items():
+        with torch.device('meta'): net = make(config)
+        if shapes == {k: t.shape for k, t in net.state_dict().items()}: return name
+    raise ValueError(f'{path} has the arrays of none of OpenAI\'s networks, {", ".join(RELEASED)}.')
+
 # %% ../nbs/17_imagenet.ipynb #87ea8883
 def generate_samples(
-    network: str,  # a run, a file of cfg-export, one of OpenAI's (64x64_diffusion.pt), or your own
+    network: str,  # a run, a file of cfg-export, OpenAI's or guided-diffusion's, or your own
     out: str,  # where to; each weight gets a folder of its own in it
     w: tuple[float, ...] = (0.,),  # guidance weights, e.g. 0 0.1 0.3 1
     images: int = 50_000,  # how many for each
@@ -170,9 +188,9 @@ def generate_samples(
         net, others, recipe = _open_all(place, network, checkpoint, weak, classifier, bf16)
         chosen |= dict(limit=limit or ('clipped' if net.picture in ((), net.shape) else 'none'),
                        bf16=bf16 and torch.device(place).type == 'cpu')
-        _check_networks(net, others, guidance, w)
-        guide, run, steps, made = _composed(others, recipe, chosen)
-        asked = np.load(labels) if labels else balanced_labels(images, _classes(net, others), seed)
+        classes = _check_networks(net, others, w)
+        guide, run, steps, made = _composed(net, others, recipe, chosen)
+        asked = np.load(labels) if labels else balanced_labels(images, classes, seed)
         folders = [Path(out)/f'w={value:g}' for value in w]
         for value, folder in zip(w, folders):
             generate(folder, net, partial(guide, w=value), run, asked, steps,
@@ -190,7 +208,7 @@ def _open_all(device, network, checkpoint, weak, classifier, bf16):
     others = dict(weak=weak or None, classifier=classifier or None)
     return replace(net, levels=discrete.levels), others, recipe
 
-def _composed(others, recipe, chosen):
+def _composed(net, others, recipe, chosen):
     """(denoiser, w) -> guided denoiser, kept in range; a Sampler; T; and what a record says of
     them. Raises ValueError, in one sentence, for unknown names and options."""
     sampler, options = chosen['sampler'] or 'ancestral', {}
@@ -199,6 +217,8 @@ def _composed(others, recipe, chosen):
     run = bind(resolve(sampler, SAMPLERS, 'sampler'), sampler, options)
     networks = {k: n and n.denoiser for k, n in others.items()}
     rule = resolve(chosen['guidance'], GUIDANCES, 'guidance')
+    if 'blinded' in signature(rule).parameters:
+        networks |= dict(blinded=perturbed_attention(net.denoiser))
     rule = bind(rule, chosen['guidance'], chosen['guidance_options'], **networks)
     keep = resolve(chosen['limit'], LIMITS, 'limit')
     made = dict(guidance=chosen['guidance'], sampler=sampler, limit=chosen['limit'])
@@ -209,11 +229,9 @@ def _composed(others, recipe, chosen):
     return guide, run, chosen['steps'] or (recipe.steps if recipe else 250), made
 
 # %% ../nbs/17_imagenet.ipynb #ce15978f
-def _classes(network, others):
-    return max(n.num_classes for n in [network, *others.values()] if n)
-
-def _check_networks(network, others, guidance, w):
-    "Raise ValueError, in one sentence, unless these networks and weights go together."
+def _check_networks(network, others, w):
+    """How many classes these networks know. Raises ValueError, in one sentence, unless they and the
+    weights go together."""
     if len(set(w)) < len(w) or not w or not np.isfinite(w).all():
         raise ValueError(f'w is {w}; give different finite numbers.')
     for what, other in others.items():
@@ -232,6 +250,7 @@ def _check_networks(network, others, guidance, w):
     if not dropped and not any(others.values()) and any(w):
         raise ValueError(f'{network.about.get("network")} was not trained with dropped labels: '
                          'guide it by a classifier, or by a weak network, or take w = 0.')
+    return max(n.num_classes for n in [network, *others.values()] if n)
 
 def _write_npz(folder):
     "The pictures as guided-diffusion's evaluator reads them: arr_0 (N, H, W, C), arr_1 labels."
@@ -276,14 +295,12 @@ def evaluate_samples(
         if not there or 'trained_on' not in facts:  # nobody knows how they were made
             label = None if not own or labels is None else torch.from_numpy(labels)
             numbers = evaluate(pictures, compared, extract, label, splits)
-            if own: numbers = {_own(k): v for k, v in numbers.items()}
+            if own: numbers = {f'{k}_own' if k in NUMBERS else k: v for k, v in numbers.items()}
             there = [write_record(results, facts | numbers)]
         records += there
     return records
 
 # %% ../nbs/17_imagenet.ipynb #1cbd253d
-def _own(key): return f'{key}_own' if key in NUMBERS else key
-
 def _sample_sets(samples):
     "The folders of pictures in a folder, by their weight, or the folder or file itself."
     samples = Path(samples)

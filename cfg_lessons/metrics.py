@@ -48,9 +48,9 @@ def _check_pair(
 def cell_masses(
     log_density,  # points (M, 2) -> log of the true density, (M,)
     limit,  # half-width of the square that is looked at
-    bins=36,  # cells a side
+    bins=36,  # cells per side
 ):
-    "The true share of each cell of a grid, (bins*bins,), by sixteen midpoints a cell."
+    "The true share of each cell of a grid, (bins*bins,), by sixteen midpoints per cell."
     side = torch.linspace(-limit, limit, 8*bins + 1, dtype=torch.float64)[1::2]
     density = log_density(torch.cartesian_prod(side, side)).exp()
     return density.reshape(bins, 4, bins, 4).mean((1, 3)).flatten()*(2*limit/bins)**2
@@ -84,9 +84,9 @@ def sliced_wasserstein(
     "The root mean square over directions of the 2-Wasserstein distance of projections, a float."
     if x.shape != y.shape or not len(x):
         raise ValueError(f'There are {tuple(x.shape)} and {tuple(y.shape)}; give as many of each.')
-    look = torch.randn(x.shape[1], directions, generator=torch.Generator().manual_seed(seed))
-    look = (look/look.norm(dim=0)).to(x)
-    return ((x @ look).sort(0).values - (y @ look).sort(0).values).square().mean().sqrt().item()
+    axes = torch.randn(x.shape[1], directions, generator=torch.Generator().manual_seed(seed))
+    axes = (axes/axes.norm(dim=0)).to(x)
+    return ((x @ axes).sort(0).values - (y @ axes).sort(0).values).square().mean().sqrt().item()
 
 def class_accuracy(
     p,  # probability of each class, (N, C)
@@ -97,7 +97,7 @@ def class_accuracy(
     whole = not label.is_floating_point() and label.shape == p.shape[:1]
     if not whole or label.min() < 0 or label.max() >= p.shape[1]:
         raise ValueError(f'Labels are {label.dtype} {tuple(label.shape)} for {tuple(p.shape)} '
-                         'probabilities; give one class an example, from 0 up.')
+                         'probabilities; give one class per example, from 0 up.')
     return (p.argmax(1) == label).double().mean().item()
 
 # %% ../nbs/08_metrics.ipynb #667287f0

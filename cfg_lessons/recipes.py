@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from .checkpoints import open_checkpoint, read_tensors
 from .classifier_free import classifier_free
 from .classifier_guidance import classification_loss
-from .costs import GPUS, flops, training_memory
+from .costs import GPUS, flops, takes_label, training_memory
 from .diffusion import cosine
 from .engine import TrainConfig, fit
 from .features import extractor_for, reference_of
@@ -78,6 +78,10 @@ class Recipe:
     def builder(self):
         "UNetConfig -> network, without a head. Raises ValueError for an unknown kind."
         return resolve(self.kind, NETWORKS, 'kind')
+
+    def classifies(self):
+        "Whether its network is a classifier of noisy pictures, which takes no label."
+        with torch.device('meta'): return not takes_label(self.builder()(self.network))
 
     def build(self):
         "The network with new weights and its head. Raises ValueError for an unknown head."
@@ -148,7 +152,7 @@ def train_recipe(
         if torch.device(place).type == 'cuda': config = _fitted(recipe, config, place)
         torch.manual_seed(config.seed)
         net, hooks = recipe.build().to(place), []
-        if recipe.kind != 'classifier':
+        if not recipe.classifies():
             hooks.append(_sample_hook(recipe, out, place))
             if fid_images: hooks.append(_fid_hook(recipe, data, fid_images, place, features))
         return fit(out, net, loss_of(recipe), (x, y), config, about, hooks, lr)
@@ -159,10 +163,9 @@ def loss_of(
 ):
     """The paper's loss, or that of a classifier of noisy pictures: a function
     loss(denoiser, x, label, note) -> scalar, as `fit` wants it."""
-    weight = resolve(recipe.weight, WEIGHTS, 'weight')
+    weight, classifies = resolve(recipe.weight, WEIGHTS, 'weight'), recipe.classifies()
     def loss(denoiser, x, label, note):
-        if recipe.kind == 'classifier':
-            return classification_loss(denoiser, recipe.schedule, x, label)
+        if classifies: return classification_loss(denoiser, recipe.schedule, x, label)
         return denoising_loss(denoiser, recipe.schedule, x, label, recipe.p_uncond, weight, note)
     return loss
 

@@ -135,7 +135,7 @@ def check_comparable(
 
 class Curve(NamedTuple):
     "One number of several records against another; seeds are averaged."
-    x: Tensor  # (K,), rising
+    x: Tensor  # (K,), rising, in float64
     mean: Tensor  # over seeds, (K,)
     std: Tensor  # between seeds, (K,); 0 for a single one
     seeds: int  # the smallest number of seeds at any x
@@ -159,6 +159,6 @@ def curve(
         raise ValueError(f'Some of these records have the same {x} and the same seed.')
     at = sorted({c[x] for c in records})
     values = [torch.tensor([c[y] for c in records if c[x] == a], dtype=torch.float64) for a in at]
-    return Curve(torch.tensor(at), torch.stack([v.mean() for v in values]),
+    return Curve(torch.tensor(at, dtype=torch.float64), torch.stack([v.mean() for v in values]),
                  torch.stack([v.std() if len(v) > 1 else v.new_zeros(()) for v in values]),
                  min(map(len, values)))

@@ -199,7 +199,7 @@ class Arrays:
         x, self.labels = x[0], y[0].astype(np.int64)
         first = x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3)
         self.x = x.transpose(0, 2, 3, 1) if first else x
-        self.classes = _names(range(self.labels.max() + 1))
+        self.classes = _numbered(self.labels)
 
     def name(self, i): return f'{i:09}'
 
@@ -214,8 +214,7 @@ class Dataset:
         labels = getattr(items, 'targets', None)
         if labels is None: labels = [items[i][1] for i in range(len(items))]
         self.labels = np.asarray(labels, np.int64)
-        numbered = _names(range(self.labels.max() + 1))
-        self.classes = [str(c) for c in getattr(items, 'classes', numbered)]
+        self.classes = [str(c) for c in getattr(items, 'classes', _numbered(self.labels))]
 
     def name(self, i): return f'{i:09}'
 
@@ -223,7 +222,7 @@ class Dataset:
         picture = self.items[i][0]
         return picture if isinstance(picture, Image.Image) else np.asarray(picture)
 
-def _names(numbers): return [f'{i:05}' for i in numbers]
+def _numbered(labels): return [f'{i:05}' for i in range(labels.max() + 1)]
 
 # %% ../nbs/17_imagenet.ipynb #9a919fc2
 class Parquet:
@@ -246,7 +245,7 @@ class Parquet:
         self.labels = np.asarray(labels, np.int64)
         about = json.loads((file.schema_arrow.metadata or {}).get(b'huggingface', b'{}'))
         feature = about.get('info', {}).get('features', {}).get(self.label, {})
-        self.classes = feature.get('names') or _names(range(self.labels.max() + 1))
+        self.classes = feature.get('names') or _numbered(self.labels)
 
     def _columns(self, path, schema):
         names = schema.names

@@ -548,7 +548,7 @@ def test_class_accuracy_counts_the_most_probable():
     p = torch.tensor([[.2, .8], [.9, .1], [.4, .6], [.3, .7]])
     assert metrics.class_accuracy(p, [1, 0, 0, 1]) == .75
     for label in ([1, 0, 0], [1., 0., 0., 1.], [2, 0, 0, 0], [-1, 0, 0, 0]):
-        refused('one class an example', metrics.class_accuracy, p, torch.tensor(label))
+        refused('one class per example', metrics.class_accuracy, p, torch.tensor(label))
 
 def test_measures_refuse_too_few_examples():
     x = torch.randn(5, 2).double()

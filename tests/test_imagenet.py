@@ -14,13 +14,14 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from cfg_lessons import beyond, imagenet, preparation, tilting
+from cfg_lessons import beyond, costs, imagenet, preparation, tilting
 from cfg_lessons.checkpoints import read_tensors
 from cfg_lessons.classifier_free import classifier_free, extrapolate
 from cfg_lessons.commands import command
@@ -44,6 +45,7 @@ from cfg_lessons.unet import UNet, UNetClassifier, UNetConfig
 from engine_worker import ends, start
 from synthetic import HUES, KINDS, hues_of, scenes
 
+ROOT = Path(__file__).resolve().parent.parent
 SMALL = UNetConfig(side=16, width=32, mults=(1, 2), blocks=1, attention=(8,), head_width=32, num_classes=3)
 RECIPE = Recipe(SMALL, TrainConfig(6, 8, lr=2e-3, flip=False, warmup_steps=50, ema_decay=(.995,), save_every=3, log_every=1),
                 sampler_options=dict(mix=.3), steps=16)
@@ -506,6 +508,43 @@ def test_openais_files(monkeypatch, tmp_path):
     assert np.allclose(theirs[:-1], openai_levels('linear')[spaced]) and (theirs.diff() > 0).all()  # the steps that guided-diffusion takes for T = 250
 
 
+def test_what_guided_diffusion_trained(monkeypatch, tmp_path):
+    "Its ema_*.pt is known by its arrays, runs no code, and makes the pictures that it makes under OpenAI's name; other files are refused."
+    torch.set_num_threads(1)
+    shapes = {'64x64_diffusion': (UNet, replace(SMALL, **OPENAI), 'cosine'), '64x64_classifier': (UNetClassifier, SMALL, 'cosine')}
+    for module in ('cfg_lessons.pretrained', 'cfg_lessons.imagenet'): monkeypatch.setattr(f'{module}.RELEASED', shapes)
+    torch.manual_seed(0)
+    net = UNet(replace(SMALL, **OPENAI))
+    for p in net.parameters(): torch.nn.init.normal_(p, std=.05)
+    save(tmp_path/'64x64_diffusion.pt', net)
+    shutil.copy(tmp_path/'64x64_diffusion.pt', tmp_path/'ema_0.9999_000010.pt')
+    save(tmp_path/'model000010.pt', UNetClassifier(SMALL))
+    make = partial(generate_samples, images=3, steps=4, device='cpu')
+    theirs, ours = (make(tmp_path/f'{name}.pt', tmp_path/name)[0] for name in ('64x64_diffusion', 'ema_0.9999_000010'))
+    assert (theirs/'images.npy').read_bytes() == (ours/'images.npy').read_bytes()
+    made = open_images(ours)[2]['made']
+    assert made['network'] == 'ema_0.9999_000010' and made['trained_on'] == 'dhariwal' and made['checkpoint_sha256'] == open_images(theirs)[2]['made']['checkpoint_sha256']
+    assert open_network(tmp_path/'model000010.pt', classifier=True)[0].num_classes == 3
+    with pytest.raises(ValueError, match='is a classifier'): open_network(tmp_path/'model000010.pt')
+    class Program:
+        def __reduce__(self): return os.mkdir, (str(tmp_path/'was_run'),)
+    torch.save(Program(), tmp_path/'ema_0.9999_000020.pt')
+    torch.save([1], tmp_path/'opt000010.pt')
+    save(tmp_path/'other.pt', UNet(SMALL))
+    (tmp_path/'torn.pt').write_bytes((tmp_path/'64x64_diffusion.pt').read_bytes()[:5000])
+    for name, words in [('ema_0.9999_000020', 'cannot be opened safely'), ('torn', 'cannot be opened safely'), ('opt000010', 'none of OpenAI'), ('other', 'none of OpenAI')]:
+        with pytest.raises(ValueError, match=words) as e: open_network(tmp_path/f'{name}.pt')
+        assert '\n' not in str(e.value)
+    assert not (tmp_path/'was_run').exists()
+
+
+def test_blinded_attention_is_made_once(small_run, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(imagenet, 'perturbed_attention', lambda net: made.append(1) or beyond.perturbed_attention(net))
+    generate_samples(small_run, tmp_path/'out', (1., 2.), 6, 'perturbed_attention', sampler='ddim', steps=2, batch_size=2, device='cpu')
+    assert made == [1]
+
+
 def test_levels():
     "The paper's: both ends of its range, T of them, then the picture."
     ours = RECIPES['imagenet64'].levels(256)
@@ -520,11 +559,49 @@ def test_the_bill():
     found = bill(recipe, 'V100', 1, 74.1*3*2.193e11/125e12)
     assert abs(found['images_per_second'] - 74.1) < .2 and abs(found['gpu_hours']/24 - 128) < 1
     twice, once = bill(recipe, 'H100', 16), bill(recipe, 'H100', 8)
+    assert once['flops'] == pytest.approx(5.4e20, rel=.02) and bill(RECIPES['imagenet128'])['flops'] == pytest.approx(1.3e21, rel=.03)
     assert twice['days']*2 == pytest.approx(once['days']) and twice['money'] == pytest.approx(once['money'])
     assert bill(recipe, tflops=989/2)['days'] == pytest.approx(2*once['days'])
     assert bill(recipe, memory=400)['memory_cached_data_gigabytes'] == pytest.approx(1281167*3*64**2/1e9) and bill(recipe, memory=45)['memory_cached_data_gigabytes'] == 0
-    for wrong, words in [(dict(gpu='H1'), 'known are'), (dict(gpus=0), 'make no bill'), (dict(mfu=0), 'make no bill')]:
+    assert once['preparation_hours'] == pytest.approx(1281167*.01/32/3600) and bill(recipe, core_seconds=.02, cores=64)['preparation_hours'] == pytest.approx(once['preparation_hours'])
+    assert once['reference_gpu_hours']/1281167 == pytest.approx(once['evaluation_gpu_hours']/50_000) == pytest.approx(16*1.14e10/(.4*989e12)/3600)
+    half = bill(recipe, mfu=.2)
+    assert all(half[k] == pytest.approx(2*once[k]) for k in once if k.endswith('gpu_hours')) and half['preparation_hours'] == once['preparation_hours']
+    for wrong, words in [(dict(gpu='H1'), 'known are'), (dict(gpus=0), 'make no bill'), (dict(mfu=0), 'make no bill'), (dict(cores=0), 'make no bill'), (dict(core_seconds=-1.), 'make no bill')]:
         with pytest.raises(ValueError, match=words): bill(recipe, **wrong)
+
+
+def test_the_papers_tables():
+    "Every cell is there, and the figures of the text: the least FID, the greatest score, where 128 steps join the others."
+    import csv
+    for name, group, groups, fid, score in [('cfg_table1_imagenet64', 'p_uncond', {'0.1', '0.2', '0.5'}, 1.55, 260.2), ('cfg_table2_imagenet128', 'T', {'128', '256', '1024'}, 2.43, 422.29)]:
+        rows = [r for r in csv.DictReader((ROOT/'data'/'reference'/f'{name}.csv').open()) if r['model'] == 'CFG']
+        assert {r[group] for r in rows} == groups and all(sum(r[group] == g for r in rows) == 14 for g in groups)
+        assert min(float(r['fid']) for r in rows) == fid and max(float(r['is']) for r in rows) == score
+
+
+def test_inceptions_flops():
+    "The bill's figure is counted on torch-fidelity's own network."
+    from torch.utils.flop_counter import FlopCounterMode
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3 as Net
+    with patch('torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url'), patch.object(Net, 'load_state_dict'):
+        net = Net('inception-v3-compat', ['2048', 'logits_unbiased'])
+    with FlopCounterMode(display=False) as counter: net(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    assert counter.get_total_flops() == pytest.approx(costs._INCEPTION, rel=.01)
+
+
+def test_ones_own_networks_are_known_by_what_they_take(small_set, tmp_path, monkeypatch):
+    "A classifier of one's own takes no label: its loss, its bill and its memory are a classifier's; a denoiser of one's own remains one."
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path/'mine_too.py').write_text('from cfg_lessons.unet import UNet, UNetClassifier\n'
+                                        'def judge(config): return UNetClassifier(config)\ndef draw(config): return UNet(config)\n')
+    judge, draw = (replace(RECIPE, kind=f'mine_too:{name}') for name in ('judge', 'draw'))
+    assert judge.classifies() and not draw.classifies() and RECIPES['classifier64'].classifies() and not RECIPES['imagenet64'].classifies()
+    assert bill(judge)['sampling_gpu_hours'] == 0 < bill(draw)['sampling_gpu_hours']
+    for own, named in ((judge, replace(RECIPE, kind='classifier')), (draw, RECIPE)):
+        assert costs.training_memory(own, own.train) == costs.training_memory(named, named.train)
+    assert train_recipe(replace(judge, train=replace(RECIPE.train, steps=2)), small_set, tmp_path/'run', device='cpu') == 'done'
+    assert not (tmp_path/'run'/'samples').exists() and open_network(tmp_path/'run', classifier=True)[0].num_classes == 3
 
 
 @pytest.mark.parametrize('name, f', imagenet.COMMANDS.items(), ids=[*imagenet.COMMANDS])

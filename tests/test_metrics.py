@@ -225,7 +225,7 @@ def test_bad_pictures_get_one_sentence(name, extract, reference, train):
 
 @pytest.mark.parametrize('more, sentence', [
     (dict(batch_size=0), 'batch_size is 0'), (dict(keep=3), 'keep 3'), (dict(splits=0), 'cut into 0 parts'), (dict(label=[1, 2]), 'labels (2,)'),
-    (dict(label=np.full(200, 10)), 'one class an example'), (dict(label=np.full(200, .5)), 'one class an example')], ids=str)
+    (dict(label=np.full(200, 10)), 'one class per example'), (dict(label=np.full(200, .5)), 'one class per example')], ids=str)
 def test_bad_arguments_get_one_sentence(more, sentence, extract, reference, train):
     with pytest.raises(ValueError) as e: evaluate(train[:200], reference, extract, **more)
     assert sentence in str(e.value) and '\n' not in str(e.value)
@@ -360,7 +360,7 @@ def test_records(tmp_path):
     write_record(path, record(w=2., seed=2, fid=4.))
     assert len(read_records(path)) == 6 == len(path.read_text().splitlines()) and len(read_records(path, w=2.)) == 3
     c = curve(read_records(path), 'fid')
-    assert c.x.tolist() == pytest.approx([.1, 2.]) and c.mean.tolist() == pytest.approx([1.1, 3.]) and c.std.tolist() == [1., 1.] and c.seeds == 3
+    assert c.x.tolist() == [.1, 2.] and c.mean.tolist() == pytest.approx([1.1, 3.]) and c.std.tolist() == [1., 1.] and c.seeds == 3
     one = read_records(path)[0]
     assert one['machine'] and one['commit'] and one['date'].startswith('20')
     for k in records.COMPARABLE:

@@ -61,7 +61,7 @@ def test_the_same_pictures_of_every_origin_are_the_same_set(tmp_path):
 
 
 def test_parquet_as_hugging_face_stores_it(tmp_path):
-    pa = pytest.importorskip('pyarrow')
+    import pyarrow as pa
     import pyarrow.parquet as pq
     x, y = pictures()
     def png(a):
