@@ -143,9 +143,9 @@ def attacks_in(counts):
 
 class Attack:
     "Counts of all attacks, by kind, and the faults that they found."
-    def __init__(self, quick, only, seed, out):
-        self.quick, self.only, self.chance, self.out = quick, only, random.Random(seed), out
-        self.about = provenance() | dict(quick=quick, only=only, seed=seed)
+    def __init__(self, few, only, seed, out):
+        self.few, self.only, self.chance, self.out = few, only, random.Random(seed), out
+        self.about = provenance() | dict(few=few, only=only, seed=seed)
         self.counts, self.faults, self.seconds, self.bare = defaultdict(Counter), [], {}, []
 
     def kind(self, name, attempts):
@@ -189,8 +189,8 @@ class Attack:
                          sorted(v.items())) for k, v in self.counts.items())
 
     def every(self, n, step):
-        "The numbers 1, 1 + step, ... to n; with --quick eight of them, spread evenly."
-        return range(1, n + 1, max(step, -(-n//8)) if self.quick else step)
+        "The numbers 1, 1 + step, ... to n, or a few of them that are spread evenly."
+        return range(1, n + 1, max(step, -(-n//self.few)) if self.few else step)
 
 
 def begun(target, resumed):
@@ -460,14 +460,14 @@ def attack_ranks(attack, few):
     attack.kind('two ranks, 1 -> 2 -> 1: one killed, too', other_ranks(attack, few or 6))
 
 
-def main(quick, only, out, seed):
+def main(few, only, out, seed):
     "Everything, in order; a table, a file if asked for, and the exit status."
-    attack = Attack(quick, only, seed, out)
+    attack = Attack(few, only, seed, out)
     (HOME/'words').mkdir()
     try:
-        attack_fit(attack, 8*quick)
-        attack_ranks(attack, 2*quick)
-        attack_generate(attack, 8*quick)
+        attack_fit(attack, few)
+        attack_ranks(attack, few and max(2, few//8))
+        attack_generate(attack, few)
     finally: shutil.rmtree(HOME)
     print(attack.table())
     return bool(attack.faults)
@@ -475,7 +475,8 @@ def main(quick, only, out, seed):
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--quick', action='store_true', help='a sample of each kind')
+    parser.add_argument('--few', type=int, default=0, help='about so many attacks of each kind')
+    parser.add_argument('--quick', action='store_const', const=8, dest='few', help='--few 8')
     parser.add_argument('--only', default='', help='only kinds whose name has this in it')
     parser.add_argument('--out', type=Path, help='where to write the counts, a .json')
     parser.add_argument('--seed', type=int, default=0, help='of moments and damage')
