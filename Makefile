@@ -43,7 +43,7 @@ mutants: $(READY)  ## plant small faults in the library and count who notices (A
 	@$(BIN)/python tests/mutants.py $(ARGS)
 
 attack: $(READY)  ## kill, starve and damage training and generation thousands of times, and compare how they end (ten minutes on a core; ARGS=--quick for two)
-	@$(BIN)/python tests/attack.py $(ARGS)
+	@$(BIN)/python tests/attack $(ARGS)
 
 html: $(READY)  ## render the book, as its outputs are stored, into html/: pages with maths and search that need no network
 	@$(BIN)/python docs/build.py html

@@ -1,12 +1,12 @@
-"""Damage to files and to checkpoints, for attack.py. What damages a file is f(path, chance), with a
-random.Random; what stands in its place is f(path)."""
+"""Damage to files and to checkpoints. What damages a file is f(path, chance), with a random.Random;
+what stands in its place is f(path)."""
 import hashlib
 import os
 import pickle
 import shutil
 from pathlib import Path
 
-from attack_targets import saved
+from .targets import saved
 
 
 def cut(path, chance):

@@ -1,5 +1,5 @@
-// Preloaded by attack.py: counts the file calls of a process below one folder and, at the n-th,
-// kills the process, writes half of what it should, or fails. Nothing happens before attack_arm.
+// Preloaded by `python tests/attack`: counts the file calls of a process below one folder and, at
+// the n-th, kills it, writes half of what it should, or fails. Nothing happens before attack_arm.
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <dlfcn.h>

@@ -1,4 +1,4 @@
-"""What attack.py attacks: a training and a generation, each small, with its uninterrupted end, and
+"""What is attacked: a training and a generation, each small, with its uninterrupted end, and
 the differences from that end in words."""
 import hashlib
 import json
