@@ -42,6 +42,9 @@ mutants: $(READY)  ## plant small faults in the library and count who notices (A
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,mutants]'
 	@$(BIN)/python tests/mutants.py $(ARGS)
 
+attack: $(READY)  ## kill, starve and damage training and generation thousands of times, and compare how they end (ten minutes on a core; ARGS=--quick for two)
+	@$(BIN)/python tests/attack $(ARGS)
+
 html: $(READY)  ## render the book, as its outputs are stored, into html/: pages with maths and search that need no network
 	@$(BIN)/python docs/build.py html
 
@@ -101,5 +104,5 @@ gpu-check:  ## time and compare training and sampling on a GPU, with the PyTorch
 clean:  ## remove .venv and everything made by tools
 	rm -rf .venv build dist *.egg-info .pytest_cache
 
-.PHONY: coverage mutants help setup lab answers html latency test doctor export outputs checkpoints results photographs compare bench equivalence gpu-check clean
+.PHONY: attack coverage mutants help setup lab answers html latency test doctor export outputs checkpoints results photographs compare bench equivalence gpu-check clean
 .DEFAULT_GOAL := help
