@@ -66,7 +66,7 @@ def _check_aim(sampler, logsnrs):
         if miss > .01:
             return [f'For data that are one point, step {i} to log-SNR {level:.3g} misses the '
                     f'point by {miss:.2g} of the noise: the levels of z, of the formula and of '
-                    'what the denoiser hears differ, or there is guidance inside.']
+                    'what the denoiser is given differ, or there is guidance inside.']
     return []
 
 # %% ../nbs/94_faults.ipynb #abac60c4
@@ -114,7 +114,7 @@ def check_denoiser(
     net,  # eps(z, logsnr, label): a network, or anything with that contract
     x,  # a hundred clean examples or so, as in training, (B, ...)
     label,  # their classes, (B,); NULL for a denoiser that knows none
-    low=-20.,  # the lowest log-SNR that it will be asked about
+    low=-20.,  # the lowest log-SNR that it will be given
 ):
     "What is wrong with a denoiser, a list of sentences; empty if nothing was found."
     z, logsnr, _ = _noisy(x, 0.)
@@ -154,7 +154,7 @@ def _check_error(net, x, label):
         own, other = _rms(_repeat(lambda: net(z, logsnr, label)) - eps), _rms(line - eps)
         if own > 1.1*other + .02:
             return [f'At log-SNR {level:g} its error is {own:.2g}, and that of a straight line '
-                    f'{other:.2g}: look at the scale of the data, and at the noise level it hears.']
+                    f'{other:.2g}: look at the scale of the data, and at its noise level.']
     return []
 
 # %% ../nbs/94_faults.ipynb #e8e0eea5
@@ -164,9 +164,9 @@ def _check_label_use(net, x, label):
     error, count = dict(right=0., none=0., wrong=0.), label.max() + 1
     for level in (-3., -1., 1.):
         z, logsnr, eps = _noisy(x, level)
-        for kind, told in dict(right=label, none=torch.full_like(label, NULL),
+        for kind, given in dict(right=label, none=torch.full_like(label, NULL),
                                wrong=(label + count//2) % count).items():
-            error[kind] += _rms(_repeat(lambda: net(z, logsnr, told)) - eps)/3
+            error[kind] += _rms(_repeat(lambda: net(z, logsnr, given)) - eps)/3
     right, none, wrong = error.values()
     if right == wrong: return ['It does not listen to the label.']
     if right > wrong: return [f'Its error is less with wrong classes, {wrong:.3g}, than with the '

@@ -15,7 +15,7 @@ from .diffusion import NULL
 def unconditional(
     denoiser,  # eps(z, logsnr, label)
 ):
-    "The denoiser asked for no class in particular, whatever the label says."
+    "The unconditional denoiser: whatever the label says, it is NULL."
     def f(z, logsnr, label):
         if label.dtype in (torch.bool, torch.uint8):
             raise ValueError(f'label is {label.dtype}, which cannot hold NULL (-1); use int64.')
@@ -23,11 +23,11 @@ def unconditional(
     return f
 
 def guide(
-    eps,  # the answer to follow, (B, ...)
-    eps_weak,  # the answer to move away from, the shape of eps
+    eps,  # the prediction to follow, (B, ...)
+    eps_weak,  # the prediction to move away from, the shape of eps
     w,  # guidance weight, a float, or one per example that broadcasts
 ):
-    "(1 + w) eps - w eps_weak: Ho & Salimans 2022, equation 6, of any two answers."
+    "(1 + w) eps - w eps_weak: Ho & Salimans 2022, equation 6, of any two predictions."
     return (1 + w)*eps - w*eps_weak
 
 def extrapolate(

@@ -40,8 +40,8 @@ def class_gradient(
         return torch.autograd.grad(own.sum(), z)[0]
 
 def _check_answer(
-    logits,  # what the classifier answered
-    z,  # the examples it was asked about, (B, ...)
+    logits,  # what the classifier returned
+    z,  # the examples that it classified, (B, ...)
     label,  # classes, (B,)
 ):
     "Raise ValueError, in one sentence, unless every example has its logits and a class among them."
@@ -49,7 +49,7 @@ def _check_answer(
     sound = isinstance(logits, torch.Tensor) and len(shape) == 2 and shape[1] > 0
     if not sound or len(logits) != len(z):
         raise ValueError(f'The classifier answers a {type(logits).__name__} {shape} to {len(z)} '
-                         'examples; it must give one logit a class, (B, C).')
+                         'examples; it must give one logit per class, (B, C).')
     check_label(label, z, logits.shape[1])
     named, message = (label != NULL).all(), ('a label is NULL (-1), and no class has no gradient; '
                                              'put unconditional inside classifier guidance')
@@ -73,8 +73,8 @@ def check_classifier(
     "Raise ValueError, in one sentence, if the classifier does not listen to the noise level."
     try: signature(getattr(classifier, 'forward', classifier)).bind(z, logsnr)
     except TypeError as e:
-        raise ValueError(f'The classifier cannot be asked classifier(z, logsnr): {e}. It has to be '
-                         'told the noise level.') from None
+        raise ValueError(f'The classifier cannot be asked classifier(z, logsnr): {e}. It has to '
+                         'take the noise level.') from None
     plain = torch.autocast(z.device.type, enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), plain:
         few, level = z[:8].detach().clone(), torch.zeros_like(logsnr[:8]).clone()

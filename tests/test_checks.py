@@ -120,7 +120,7 @@ def test_5_noise_schedule_off_by_one(step):
     text = inspect.getsource(step).replace('denoiser(z, logsnr, label)', 'denoiser(z, logsnr_next, label)')
     names = dict(vars(sampling))
     exec(text, names)
-    says(check_sampler(partial(sample, step=names[step.__name__])), 'denoiser hears differ')
+    says(check_sampler(partial(sample, step=names[step.__name__])), 'denoiser is given differ')
     assert not check_sampler(partial(sample, step=step))
 
 def test_6_clipping_forgotten(good, pictures):
@@ -302,7 +302,7 @@ def test_schedulers_of_diffusers():
             for kind, more in [(diffusers.DDIMScheduler, quiet), (diffusers.DPMSolverMultistepScheduler, {})]:
                 scheduler = kind(timestep_spacing=spacing, **more)
                 found = check_sampler(of_diffusers(scheduler, T), pretrained.scheduler_steps(scheduler, T))
-                if kind is diffusers.DDIMScheduler and spacing == 'linspace': says(found, 'denoiser hears differ')
+                if kind is diffusers.DDIMScheduler and spacing == 'linspace': says(found, 'denoiser is given differ')
                 elif T == 50: assert not found, (kind, spacing, found)
                 else: assert all('too few steps' in s for s in found), found
     ddim_like_ddpm = diffusers.DDIMScheduler(timestep_spacing='trailing', **quiet)

@@ -474,13 +474,18 @@ def test_the_slope_of_a_linear_classifier_is_known():
     close(got, (w[:, LABEL] - w @ (Z @ w).softmax(1).T).T, atol=1e-5)
 
 @pytest.mark.parametrize('answer, words', [
-    (lambda z, l: z[:, 0], 'one logit a class'), (lambda z, l: z[:, :0], 'one logit a class'),
-    (lambda z, l: z[:2], 'one logit a class'), (lambda z, l: None, 'one logit a class'),
-    (lambda z, l: z[None], 'one logit a class'),
+    (lambda z, l: z[:, 0], 'one logit per class'), (lambda z, l: z[:, :0], 'one logit per class'),
+    (lambda z, l: z[:2], 'one logit per class'), (lambda z, l: None, 'one logit per class'),
+    (lambda z, l: z[None], 'one logit per class'),
     (lambda z, l: (z @ z.T).detach(), 'carries no gradient'),
     (lambda z, l: z, 'outside 0 to 2')])
 def test_answers_of_a_classifier_that_are_none_are_refused(answer, words):
     refused(words, class_gradient, answer, Z, LOGSNR, LABEL)
+
+def test_classifier_guidance_is_the_same_in_inference_mode():
+    guided = classifier_guided(denoiser, lambda z, l: torch.cat([z, z[:, :1]], 1)*l.cos()[:, None], 1.)
+    with torch.inference_mode(): inside = guided(Z.clone(), LOGSNR.clone(), LABEL.clone())
+    assert inside.equal(guided(Z, LOGSNR, LABEL)) and not inside.equal(denoiser(Z, LOGSNR, LABEL))
 
 def test_no_class_has_no_gradient():
     refused('no class has no gradient', class_gradient, lambda z, l: z @ z.T, Z, LOGSNR, LABEL - 1)
@@ -499,7 +504,7 @@ def test_a_classifier_is_listened_to_at_three_levels():
         return z*logsnr[:, None]
     check_classifier(classifier, Z, LOGSNR + 5)
     assert levels == [[-8]*4, [0]*4, [8]*4]
-    refused('one logit a class', check_classifier, lambda z, logsnr: z[:2], Z, LOGSNR)
+    refused('one logit per class', check_classifier, lambda z, logsnr: z[:2], Z, LOGSNR)
 
 def test_what_noise_adds_to_all_logits_of_an_example_is_not_listening():
     only = lambda z, logsnr: z.round() + logsnr[:, None]*torch.arange(4.)[:, None]
