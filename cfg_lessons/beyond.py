@@ -23,7 +23,7 @@ from .unet import Attention
 
 # %% ../nbs/13_beyond.ipynb #ac198d33
 def expand_like(
-    value,  # a number an example, (B,)
+    value,  # one number per example, (B,)
     like,  # a batch, (B, ...)
 ):
     "The numbers shaped (B, 1, ...), to multiply the batch."
@@ -77,14 +77,14 @@ def cosine_weight(
 def rescaled(
     denoiser,  # eps(z, logsnr, label), trained with dropped labels
     w,  # guidance weight
-    phi=.7,  # share of the rescaled guess; 0 is plain guidance
+    phi=.7,  # share of the rescaled prediction; 0 is plain guidance
 ):
     "Guidance with the spread of the conditional prediction (Lin et al. 2023, section 3.4)."
     check_weight(w)
     if not 0 <= phi <= 1: raise ValueError(f'phi is {phi}; give a share from 0 to 1.')
     if w == 0: return denoiser
     def f(z, logsnr, label):
-        if z[0].numel() < 2: raise ValueError('One number an example has no spread to rescale.')
+        if z[0].numel() < 2: raise ValueError('One number per example has no spread to rescale.')
         eps = denoiser(z, logsnr, label)
         guided = guide(eps, unconditional(denoiser)(z, logsnr, label), w)
         change = expand_like(eps.flatten(1).std(1)/guided.flatten(1).std(1), z)
@@ -170,7 +170,7 @@ def cfg_plus_plus(
 def zero_star(
     denoiser,  # eps(z, logsnr, label), trained with dropped labels
     w,  # guidance weight
-    zero_init_share=.04,  # share of the way, in flow time, that is spent standing still
+    zero_init_share=.04,  # share of the way, in flow time, in which nothing moves
     project=True,  # whether to scale the unconditional velocity
 ):
     """CFG-Zero* in the coordinates of flow matching (Fan et al. 2025, Algorithm 1).
@@ -195,7 +195,7 @@ def relabelled(
     denoiser,  # eps(z, logsnr, label)
     other,  # labels (B,) -> the labels to use instead, (B,)
 ):
-    "The denoiser, told another label: a weak side for `extrapolate` (Sadat et al. 2024, ICG)."
+    "The denoiser, given another label: a weak side for `extrapolate` (Sadat et al. 2024, ICG)."
     return lambda z, logsnr, label: denoiser(z, logsnr, other(label))
 
 def any_class(
@@ -224,7 +224,7 @@ def perturbed_attention(
 
 # %% ../nbs/13_beyond.ipynb #bfa3bdbc
 class Distilled(nn.Module):
-    "A student that is told the guidance weight, as one more channel (after Meng et al. 2023)."
+    "A student whose input has the guidance weight, as one more channel (after Meng et al. 2023)."
     def __init__(self,
         net,  # a network for one channel (or coordinate) more than the examples have
         w_max,  # weights from 0 to this are taught; the network sees w/w_max

@@ -108,13 +108,13 @@ def sample_tilted(
     label,  # classes, (B,); the particles of one class compete with each other
     logsnrs,  # levels to visit, (T + 1,), rising, from nearly pure noise
     w,  # guidance weight
-    step=ancestral,  # a random step that asks the denoiser once
+    step=ancestral,  # a stochastic step that evaluates the denoiser once
     noise=torch.randn_like,  # noise(z) -> standard normal, for the step
-    ess_threshold=.5,  # draw a new crowd when the effective share of particles falls below this
+    ess_threshold=.5,  # resample when the effective share of particles falls below this
 ):
     """Yield (z, log-weight (B,)) after each step; weighted, z follows p(z | c) p(c | z)^w.
 
-    Sequential Monte Carlo with the weights of Skreta et al. 2025; two evaluations a step."""
+    Sequential Monte Carlo with the weights of Skreta et al. 2025; two evaluations per step."""
     check_levels(logsnrs), check_weight(w)
     log_weight, rest = torch.zeros(len(z), device=z.device), unconditional(denoiser)
     classes = rows_by_class(label)

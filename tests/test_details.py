@@ -852,6 +852,11 @@ def test_weights_that_are_no_numbers_are_refused():
     assert tilting.systematic_resample(torch.tensor([-math.inf, 0.])).tolist() == [1, 1]
     for size in (0., -1.): refused('above 0', tilting.langevin, denoiser, Z, LOGSNR, LABEL, size)
 
+def test_particles_need_rising_levels_and_a_finite_weight():
+    def run(levels, w): return next(tilting.sample_tilted(denoiser, Z, LABEL, torch.tensor(levels), w))
+    refused('rises', run, [1., 0.], 1.)
+    refused('guidance weight w is', run, [0., 1.], math.nan)
+
 def crowd(label, ess_threshold):
     "One step of particles that stay; those at 0 and 2 weigh far more than those at 1 and 3."
     z = torch.arange(4.)[:, None].repeat(1, 3)
