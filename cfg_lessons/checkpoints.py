@@ -299,7 +299,7 @@ class TrainState:
         if config.channels_last and not config.fsdp: net.to(memory_format=torch.channels_last)
         _take_from_rank_zero(net.state_dict().values())
         self.averages = {f'ema_{float(d)}': EMA(net, d) for d in config.ema_decay}
-        if config.fsdp and rank_and_size()[1] > 1:  # not before the averages, which copy whole weights
+        if config.fsdp and rank_and_size()[1] > 1:  # now that the averages have copied it whole
             for one in (net, *(ema.net for ema in self.averages.values())): shard(one)
         adam = torch.optim.AdamW(net.parameters(), config.lr, fused=True,
                                  weight_decay=config.weight_decay)
