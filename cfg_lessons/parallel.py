@@ -33,7 +33,18 @@ def process_group(
     minutes=10.,  # how long a rank waits for the others before it gives up
 ):
     """Join the processes that torchrun started, for the time of a `with`, which gives the device of
-    this one; without torchrun, one process alone."""
+    this one; without torchrun, one process alone.
+
+    On several machines torchrun is started on each. A job for Slurm that is warned five minutes
+    before its time is up, has four of them to save, and goes on twenty times:
+
+        #SBATCH --nodes=4 --ntasks-per-node=1 --gpus-per-node=8 --cpus-per-task=64
+        #SBATCH --time=24:00:00 --signal=TERM@300 --array=1-20%1 --requeue
+        head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+        srun --cpus-per-task=$SLURM_CPUS_PER_TASK torchrun --nnodes=4 --nproc-per-node=8 \\
+            --shutdown-timeout=240 --rdzv-backend=c10d --rdzv-id=$SLURM_JOB_ID \\
+            --rdzv-endpoint=$head:29500 train.py
+    """
     if device == 'cuda': device = f'cuda:{os.environ.get("LOCAL_RANK", 0)}'
     if device.startswith('cuda'): torch.cuda.set_device(device)
     if 'RANK' not in os.environ:

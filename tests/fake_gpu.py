@@ -418,7 +418,7 @@ FAULTS = {
         'classify', 'diffusion', 'if label.is_cuda or torch.compiler.is_compiling(): ',
         'if torch.compiler.is_compiling(): ', 'waits in check_label'),
     'an optimizer that is not fused': Fault(
-        'classify', 'engine', 'config.lr, fused=True,', 'config.lr,', 'waits in SkipNonfinite'),
+        'classify', 'checkpoints', 'config.lr, fused=True,', 'config.lr,', 'waits in SkipNonfinite'),
     'a norm that must be finite': Fault(
         'classify', 'parallel', 'clip_grad_norm_(self.own, self.clip)',
         'clip_grad_norm_(self.own, self.clip, error_if_nonfinite=True)', 'waits in SkipNonfinite'),
@@ -426,11 +426,11 @@ FAULTS = {
         'classify', 'training', 'copy.deepcopy(net).eval()', 'copy.deepcopy(net).cpu().eval()',
         'ema_0.9999 on cpu'),
     'optimizer state on the CPU after a resume': Fault(
-        'resume', 'engine', 'ema.step = step', """ema.step = step
+        'resume', 'checkpoints', 'ema.step = step', """ema.step = step
             for s in self.opt.opt.state.values(): s.update({k: t.cpu() for k, t in s.items()})""",
         'optimizer exp_avg on cpu'),
     'a checkpoint loaded into copies on the CPU': Fault(
-        'resume', 'engine', 'read_tensors(path, self.tensors())',
+        'resume', 'checkpoints', 'read_tensors(path, self.tensors())',
         'read_tensors(path, {k: t.cpu() for k, t in self.tensors().items()})', 'into copies'),
     'batches not from pinned memory': Fault(
         'classify', 'images', 't = t.pin_memory()', 't = t.contiguous()', 'copies in to_device'),
@@ -456,7 +456,7 @@ FAULTS = {
     'pictures with channels first': Fault(
         'classify', 'engine', 'x.to(memory_format=layout)', 'x.contiguous()', 'channels first'),
     'weights with channels first': Fault(
-        'classify', 'engine', 'net.to(memory_format=torch.channels_last)', 'pass',
+        'classify', 'checkpoints', 'net.to(memory_format=torch.channels_last)', 'pass',
         'channels first'),
     'times of a classifier on the CPU': Fault(
         'classify', 'classifier_guidance', 'torch.rand(len(x), device=x.device)',

@@ -31,7 +31,7 @@ FLOORS |= dict(lab={'diffusion', 'mixtures', 'sampling', 'classifier_free', 'cla
 FLOORS |= dict(checks={'classifier_free', 'diffusion', 'mixtures', 'sampling'})
 FLOORS |= dict(figure={'diffusion', 'mixtures', 'sampling', 'classifier_free', 'plotting'})
 FLOORS |= dict(tilting={'diffusion', 'classifier_free', 'classifier_guidance', 'sampling'})
-FLOORS |= dict(parallel={'training'}, checkpoints={'training', 'parallel'})
+FLOORS |= dict(parallel={'training'}, checkpoints={'training', 'parallel', 'records'})
 FLOORS |= dict(logs={'images', 'records', 'metrics', 'parallel', 'sampling', 'training'})
 FLOORS |= dict(engine={'images', 'networks', 'training', 'parallel', 'checkpoints', 'logs'})
 OTHER_ROOF = 'worlds', 'compare', 'bench'  # compares guidance rules in whole worlds, by the names that the commands know

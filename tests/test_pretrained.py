@@ -1,14 +1,22 @@
-"Networks of diffusers: opened by name, drawn with by the commands, and refused in one sentence."
+"Networks of others: their tables and files, opened by name, drawn with by the commands, and refused in one sentence."
+import copy
+import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from cfg_lessons.classifier_free import extrapolate, unconditional
+from cfg_lessons.diffusion import NULL
 from cfg_lessons.images import open_images
 from cfg_lessons.imagenet import generate_samples, open_network
-from cfg_lessons.pretrained import dit, open_dit, reads_as, stable_diffusion
+from cfg_lessons.pretrained import (TableStep, dit, eps_only, open_dit, openai_levels, reads_as, released, scheduler_levels, scheduler_steps,
+                                    stable_diffusion)
+from cfg_lessons.training import load, save
+from cfg_lessons.unet import DIGITS, UNet
 
 diffusers = pytest.importorskip('diffusers')
 
@@ -31,6 +39,71 @@ def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp('saved')/'dit'
     diffusers.DiTPipeline(small_dit(), small_vae(), diffusers.DDIMScheduler(1000, clip_sample=False)).save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize('schedule', ['cosine', 'linear'])
+def test_steps_of_a_table(schedule):
+    "Exact at every row, the end beyond the ends, in proportion between rows; also after a cast to 16 bits and a life without memory."
+    levels = openai_levels(schedule)
+    step, logsnr = TableStep(levels), torch.linspace(-22, 22, 500)
+    assert step(torch.from_numpy(levels)).equal(torch.arange(1000.))
+    assert step(torch.tensor([99., -99.])).tolist() == [0., 999.]
+    torch.testing.assert_close(step(torch.from_numpy((levels[1:] + levels[:-1])/2)), torch.arange(999.) + .5, rtol=0, atol=2e-3)
+    assert copy.deepcopy(step).bfloat16()(logsnr).equal(step(logsnr))
+    with torch.device('meta'): moved = TableStep(levels)
+    assert moved.to_empty(device='cpu')(logsnr).equal(step(logsnr))
+
+
+@pytest.mark.parametrize('make, words', [
+    (lambda: TableStep(openai_levels('linear')[::-1]), 'each below the last'), (lambda: openai_levels('quadratic'), 'cosine'),
+    (lambda: openai_levels('linear', 10), 'too few'), (lambda: scheduler_levels(diffusers.FlowMatchEulerDiscreteScheduler()), 'has no table'),
+    (lambda: released('512x512_diffusion'), 'not among')], ids=['turned', 'no such', 'short', 'flow', 'unpublished'])
+def test_tables_that_are_none(make, words):
+    with pytest.raises(ValueError, match=words): make()
+
+
+def test_tables_of_schedulers():
+    "Theirs is summed in float32; levels rise and end without noise; pure noise is where we have put it."
+    linear = diffusers.DDIMScheduler(1000, beta_start=1e-4, beta_end=.02, beta_schedule='linear')
+    np.testing.assert_allclose(scheduler_levels(linear), openai_levels('linear'), atol=2e-3)
+    levels = scheduler_steps(linear, 50)
+    assert (levels.diff() > 0).all() and levels[-1].isinf() and len(levels) == 51
+    zero = diffusers.DDIMScheduler(1000, rescale_betas_zero_snr=True, timestep_spacing='trailing', prediction_type='v_prediction')
+    assert abs(scheduler_steps(zero, 10)[0] + 24*math.log(2)) < 1e-6
+
+
+def test_a_file_under_openais_names(tmp_path):
+    "In 16 bits, read and written back; guided by the network that was trained without classes, which is not given one."
+    torch.manual_seed(0)
+    relative, table = replace(DIGITS, null_row=False, out_channels=2, new_order=False), openai_levels('linear')
+    theirs, ours, separate = UNet(relative), UNet(relative, TableStep(table)).eval(), UNet(replace(relative, num_classes=0), TableStep(table)).eval()
+    for p in (*theirs.parameters(), *separate.parameters()): nn.init.normal_(p, std=.1)
+    path = tmp_path/'8x8_diffusion.pt'
+    torch.save(theirs.half().state_dict(), path)
+    load(path, ours)
+    for other, words in [(dict(num_classes=12), r'label_emb.weight is \(\(10, 128'), (dict(blocks=2), 'is missing')]:
+        with pytest.raises(ValueError, match=words): load(path, UNet(replace(relative, **other)))
+    save(path, ours)
+    again = torch.load(path, weights_only=True)
+    assert list(again) == list(theirs.state_dict()) and all(again[k].equal(v.float()) for k, v in theirs.state_dict().items())
+    z, logsnr, label = torch.randn(2, 1, 8, 8), torch.zeros(2), torch.tensor([3, 7])
+    with pytest.raises(ValueError, match='no row for NULL'): ours(z, logsnr, torch.tensor([3, NULL]))
+    with torch.no_grad():
+        guided = extrapolate(eps_only(ours), unconditional(eps_only(separate)), 2.)(z, logsnr, label)
+        wanted = 3*ours(z, logsnr, label) - 2*separate(z, logsnr, torch.full((2,), NULL))
+    torch.testing.assert_close(guided, wanted[:, :1])
+
+
+def test_a_dit_opened_by_name_is_the_one_that_was_saved(saved):
+    scheduler = diffusers.DDIMScheduler(1000, clip_sample=False)
+    at = torch.randn(2, 4, 4, 4), torch.tensor([-3., 2.]), torch.tensor([3, NULL])
+    with torch.no_grad(): torch.testing.assert_close(open_dit(saved).denoiser(*at), dit(small_dit(), small_vae(), scheduler).denoiser(*at))
+
+
+def test_a_pipeline_of_another_family_is_refused(tmp_path):
+    (tmp_path/'model_index.json').write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(ValueError, match='is a StableDiffusionPipeline'): open_dit(tmp_path)
+    with pytest.raises(ValueError, match='is no folder of diffusers'): open_dit(f'{tmp_path}/none')
 
 
 def test_the_command_draws_with_a_dit(saved, tmp_path):
