@@ -55,7 +55,7 @@ def sample(
     denoiser,  # eps(z, logsnr, label)
     z,  # noise to start from, (B, ...)
     label,  # classes or NULL, (B,)
-    logsnrs,  # levels to visit, (T + 1,), rising; the first is that of z
+    logsnrs,  # levels to visit, (T + 1,), rising from that of z; infinity ends at x_hat
     step=ddim,  # step(denoiser, z, logsnr, logsnr_next, label, noise) -> z_next
     noise=torch.randn_like,  # noise(z) -> standard normal, for steps that are random
 ):
@@ -144,7 +144,7 @@ def dpmpp_2m(
     logsnrs,  # levels to visit, (T + 1,), rising and finite
     noise=None,  # not used, as nothing is random
 ):
-    """Yield z after each step of DPM-Solver++(2M), one evaluation a step (Lu et al. 2022b,
+    """Yield z after each step of DPM-Solver++(2M), one evaluation per step (Lu et al. 2022b,
     Algorithm 2)."""
     logsnrs = logsnrs.to(z)
     check_levels(logsnrs)

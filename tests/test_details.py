@@ -16,10 +16,10 @@ from cfg_lessons.classifier_guidance import (MLPClassifier, check_classifier, ch
                                              class_gradient, classification_loss,
                                              classifier_guided)
 from cfg_lessons.diffusion import (alpha_sigma, check_label, cosine, diffuse, flow, linear_beta,
-                                   log_linear)
+                                   log_linear, predict_x)
 from cfg_lessons.recipes import open_run
 from cfg_lessons.sampling import (ancestral, ancestral_std, check_levels, clipped, ddim, dpmpp_2m,
-                                  final, per_example_noise, sample)
+                                  final, heun, per_example_noise, sample)
 
 close = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-6)
 Z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
@@ -192,6 +192,35 @@ def test_a_multistep_step_follows_the_line_through_two_predictions():
     move = lambda z, a, b, x: s[0](b)*x + s[1](b)*(z - s[0](a)*x)/s[1](a)
     assert first == pytest.approx(move(.5, -2, -1, .3))
     assert second == pytest.approx(move(first, -1, 1, .7 + 2/(2*1)*(.7 - .3)))
+
+@pytest.mark.parametrize('step', [ddim, partial(ancestral, mix=.3)], ids=['ddim', 'ancestral'])
+def test_an_infinite_last_level_ends_at_the_prediction_as_in_the_papers_algorithm_2(step):
+    levels = torch.tensor([-5., 0., 5., math.inf])
+    before, last = list(sample(denoiser, Z, LABEL, levels, step))[-2:]
+    here = levels[-2:-1].expand(len(Z))
+    close(last, predict_x(before, here, denoiser(before, here, LABEL)))
+
+def test_heun_averages_predictions_which_stay_bounded_at_the_noisiest_level():
+    "The mean of two noises would be multiplied by 22026 there."
+    few, z, here, there = (lambda z, *_: .99*z), Z.double(), LOGSNR.double() - 20, LOGSNR.double() - 7
+    z_next = ddim(few, z, here, there, LABEL)
+    mean = (predict_x(z, here, few(z)) + predict_x(z_next, there, few(z_next)))/2
+    (alpha, sigma), (alpha_next, sigma_next) = alpha_sigma(here, z), alpha_sigma(there, z)
+    close(heun(few, z, here, there, LABEL), alpha_next*mean + sigma_next*(z - alpha*mean)/sigma)
+
+def test_the_stochastic_sampler_reaches_shares_means_and_covariances_of_the_classes():
+    torch.manual_seed(0)
+    mixture = mixtures.three_gaussians()
+    made = final(sample(mixtures.exact_denoiser(mixture), torch.randn(20_000, 2),
+                        torch.full((20_000,), -1), cosine(torch.linspace(1, 0, 129)),
+                        partial(ancestral, mix=.3)))
+    true = mixtures.sample_mixture(mixture, 200_000, seed=1)[0]
+    near, true_near = (torch.cdist(x, mixture.mean.float()).argmin(1) for x in (made, true))
+    for k in range(3):
+        mine, real = made[near == k], true[true_near == k]
+        assert abs(len(mine)/20_000 - 1/3) < .02
+        torch.testing.assert_close(mine.mean(0), real.mean(0), atol=.03, rtol=0)
+        torch.testing.assert_close(mine.T.cov(), real.T.cov(), atol=.03, rtol=0)
 
 @pytest.mark.parametrize('limit', [0., -1., math.nan])
 def test_a_limit_that_is_not_positive_is_refused(limit):
