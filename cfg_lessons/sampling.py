@@ -51,10 +51,11 @@ def check_levels(
                          f'cosine(torch.linspace(1, 0, 257)); got {tuple(logsnrs.shape)} '
                          f'{logsnrs.dtype}: {logsnrs.flatten()[:3].tolist()} ...')
 
-_FAR_OUT = ('The first prediction of clean examples is far out (root mean square above 30), and the '
-            'samples will be too: in nearly pure noise a small error of eps becomes a large one of '
-            'x. Sample from clipped(denoiser, limit), or train VHead(net) in place of net, or train '
-            'and sample on fewer levels, e.g. partial(cosine, logsnr_min=-10., logsnr_max=10.).')
+_FAR_OUT = ('The first prediction of clean examples is far out (root mean square above 30), and '
+            'the samples will be too: in nearly pure noise a small error of eps becomes a large '
+            'one of x. Sample from clipped(denoiser, limit), or train VHead(net) in place of net, '
+            'or train and sample on fewer levels, e.g. partial(cosine, logsnr_min=-10., '
+            'logsnr_max=10.).')
 
 def _watched(
     denoiser,  # eps(z, logsnr, label)
@@ -79,9 +80,9 @@ def sample(
 ):
     """Yield z after each of the T steps. Raises ValueError if the levels do not rise; warns, on a
     CPU, of a first prediction that is far out."""
+    predict = _watched(denoiser)  # at the first step alone
     logsnrs = logsnrs.to(z)
     check_levels(logsnrs)
-    predict = _watched(denoiser)  # at the first step alone
     for logsnr, logsnr_next in pairwise(logsnrs):
         here, there = logsnr.expand(len(z)), logsnr_next.expand(len(z))
         z, predict = step(predict, z, here, there, label, noise), denoiser
