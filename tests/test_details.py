@@ -249,6 +249,15 @@ def test_later_predictions_are_not_warned_of(run):
         warnings.simplefilter('error')
         final(run(grows, Z, LABEL, cosine(torch.linspace(1, 0, 9))))
 
+def test_a_step_of_ones_own_may_ask_a_network_for_more_than_eps():
+    "Such as a variance beside it."
+    both = lambda z, logsnr, label: torch.cat([denoiser(z, logsnr, label), z], 1)
+    def first_half(denoiser, z, *more):
+        return ddim(lambda *args: denoiser(*args).chunk(2, 1)[0], z, *more)
+    levels = torch.tensor([-1., 1., 2.])
+    got = final(sample(both, Z, LABEL, levels, first_half))
+    assert got.equal(final(sample(denoiser, Z, LABEL, levels)))
+
 @pytest.mark.parametrize('limit', [0., -1., math.nan])
 def test_a_limit_that_is_not_positive_is_refused(limit):
     refused('must be positive', clipped, denoiser, limit)
