@@ -8,6 +8,7 @@ __all__ = ['renoise', 'ddim', 'check_levels', 'sample', 'final', 'ancestral', 'a
 
 # %% ../nbs/03_sampling.ipynb #21e8dfe8
 import operator
+import warnings
 from collections import deque
 from itertools import pairwise
 
@@ -39,7 +40,7 @@ def ddim(
     DDIM)."""
     return renoise(z, logsnr, logsnr_next, denoiser(z, logsnr, label))
 
-# %% ../nbs/03_sampling.ipynb #92e8b190
+# %% ../nbs/03_sampling.ipynb #c4ec1e75
 def check_levels(
     logsnrs,  # the list of log-SNRs that a sampler will visit
 ):
@@ -50,21 +51,41 @@ def check_levels(
                          f'cosine(torch.linspace(1, 0, 257)); got {tuple(logsnrs.shape)} '
                          f'{logsnrs.dtype}: {logsnrs.flatten()[:3].tolist()} ...')
 
+_FAR_OUT = ('The first prediction of clean examples is far out (root mean square above 30), and '
+            'the samples will be too: in nearly pure noise a small error of eps becomes a large '
+            'one of x. Sample from clipped(denoiser, limit), or train VHead(net) in place of net, '
+            'or train and sample on fewer levels, e.g. partial(cosine, logsnr_min=-10., '
+            'logsnr_max=10.).')
+
+def _watched(
+    denoiser,  # eps(z, logsnr, label)
+):
+    "The same; warns if its clean examples lie far out, but never makes a GPU wait."
+    def f(z, logsnr, label):
+        eps = denoiser(z, logsnr, label)
+        if z.device.type == 'cpu' and eps.shape == z.shape:  # a step of one's own may ask for more
+            if predict_x(z, logsnr, eps).pow(2).mean() > 30**2: warnings.warn(_FAR_OUT)
+        return eps
+    return f
+
+# %% ../nbs/03_sampling.ipynb #92e8b190
 @torch.no_grad()
 def sample(
     denoiser,  # eps(z, logsnr, label)
     z,  # noise to start from, (B, ...)
     label,  # classes or NULL, (B,)
-    logsnrs,  # levels to visit, (T + 1,), rising; the first is that of z
+    logsnrs,  # levels to visit, (T + 1,), rising from that of z; infinity ends at x_hat
     step=ddim,  # step(denoiser, z, logsnr, logsnr_next, label, noise) -> z_next
     noise=torch.randn_like,  # noise(z) -> standard normal, for steps that are random
 ):
-    "Yield z after each of the T steps. Raises ValueError if the levels do not rise."
+    """Yield z after each of the T steps. Raises ValueError if the levels do not rise; warns, on a
+    CPU, of a first prediction that is far out."""
+    predict = _watched(denoiser)  # at the first step alone
     logsnrs = logsnrs.to(z)
     check_levels(logsnrs)
     for logsnr, logsnr_next in pairwise(logsnrs):
         here, there = logsnr.expand(len(z)), logsnr_next.expand(len(z))
-        z = step(denoiser, z, here, there, label, noise)
+        z, predict = step(predict, z, here, there, label, noise), denoiser
         yield z
 
 def final(
@@ -144,19 +165,19 @@ def dpmpp_2m(
     logsnrs,  # levels to visit, (T + 1,), rising and finite
     noise=None,  # not used, as nothing is random
 ):
-    """Yield z after each step of DPM-Solver++(2M), one evaluation a step (Lu et al. 2022b,
+    """Yield z after each step of DPM-Solver++(2M), one evaluation per step (Lu et al. 2022b,
     Algorithm 2)."""
     logsnrs = logsnrs.to(z)
     check_levels(logsnrs)
     if logsnrs[-1].isinf():
         raise ValueError('multistep needs finite log-SNRs; the last one is infinite.')
-    x_previous = h_previous = None
+    x_previous, h_previous, predict = None, None, _watched(denoiser)
     for logsnr, logsnr_next in pairwise(logsnrs):
         here, there = logsnr.expand(len(z)), logsnr_next.expand(len(z))
-        x_hat, h = predict_x(z, here, denoiser(z, here, label)), logsnr_next - logsnr
+        x_hat, h = predict_x(z, here, predict(z, here, label)), logsnr_next - logsnr
         line = x_hat if x_previous is None else x_hat + h/(2*h_previous)*(x_hat - x_previous)
         z = diffuse(line, there, predict_eps(z, here, line))
-        x_previous, h_previous = x_hat, h
+        x_previous, h_previous, predict = x_hat, h, denoiser
         yield z
 
 # %% ../nbs/03_sampling.ipynb #e0212232

@@ -50,11 +50,11 @@ def denoising_loss(
 ):
     "The mean squared error of the predicted noise, a scalar (Ho & Salimans 2022, Algorithm 1)."
     logsnr, eps = schedule(torch.rand(len(x), device=x.device)), torch.randn_like(x)
-    guess = denoiser(diffuse(x, logsnr, eps), logsnr, drop_label(label, p_uncond))
-    if guess.shape != x.shape or weight(logsnr).shape != logsnr.shape:
-        raise ValueError(f'The denoiser answers {tuple(guess.shape)} to {tuple(x.shape)}, or the '
+    eps_hat = denoiser(diffuse(x, logsnr, eps), logsnr, drop_label(label, p_uncond))
+    if eps_hat.shape != x.shape or weight(logsnr).shape != logsnr.shape:
+        raise ValueError(f'The denoiser answers {tuple(eps_hat.shape)} to {tuple(x.shape)}, or the '
                          'weight is not (B,).')
-    error = (guess - eps).pow(2).flatten(1).mean(1)
+    error = (eps_hat - eps).pow(2).flatten(1).mean(1)
     if note is not None: note(logsnr, error.detach())
     return (weight(logsnr)*error).mean()
 
@@ -111,8 +111,8 @@ class EMA:
     "A moving average of a network's weights, in `ema.net`, ready to be used."
     def __init__(self,
         net,  # the network in training
-        decay=.9999,  # memory in the long run, about 1/(1 - decay) steps
-        warm=True,  # let the memory grow with age
+        decay=.9999,  # in the long run; averages over about 1/(1 - decay) steps
+        warm=True,  # let the decay grow with age
         step=0,  # its age; when resuming, the number of updates so far
     ):
         if any(p.dtype in (torch.float16, torch.bfloat16) for p in net.parameters()):

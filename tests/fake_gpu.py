@@ -497,8 +497,10 @@ FAULTS = {
     for logsnr, logsnr_next in pairwise(logsnrs):""", """check_levels(logsnrs)
     for logsnr, logsnr_next in pairwise(level.to(z) for level in logsnrs):""", 'copies in sample'),
     'levels checked at each step': Fault(
-        'draw ddim', 'sampling', 'z = step(denoiser, z, here, there',
-        'if logsnr < logsnr_next: z = step(denoiser, z, here, there', 'waits in sample'),
+        'draw ddim', 'sampling', 'z, predict = step(predict, z, here, there',
+        'if logsnr < logsnr_next: z, predict = step(predict, z, here, there', 'waits in sample'),
+    'the first prediction looked at on a GPU': Fault(
+        'draw ddim', 'sampling', "z.device.type == 'cpu' and ", '', 'waits in _watched.f'),
     'a table of steps on the CPU': Fault(
         'draw ddim', 'pretrained', 'self.table = self.exact.to(self.table.device)',
         'self.table = self.exact', APART),

@@ -3,6 +3,7 @@
 Most of these were written for a planted fault that nothing else had noticed (make mutants)."""
 import math
 import time
+import warnings
 from functools import partial
 
 import numpy as np
@@ -16,10 +17,10 @@ from cfg_lessons.classifier_guidance import (MLPClassifier, check_classifier, ch
                                              class_gradient, classification_loss,
                                              classifier_guided)
 from cfg_lessons.diffusion import (alpha_sigma, check_label, cosine, diffuse, flow, linear_beta,
-                                   log_linear)
+                                   log_linear, predict_eps, predict_x)
 from cfg_lessons.recipes import open_run
 from cfg_lessons.sampling import (ancestral, ancestral_std, check_levels, clipped, ddim, dpmpp_2m,
-                                  final, per_example_noise, sample)
+                                  final, heun, per_example_noise, sample)
 
 close = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-6)
 Z = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
@@ -192,6 +193,70 @@ def test_a_multistep_step_follows_the_line_through_two_predictions():
     move = lambda z, a, b, x: s[0](b)*x + s[1](b)*(z - s[0](a)*x)/s[1](a)
     assert first == pytest.approx(move(.5, -2, -1, .3))
     assert second == pytest.approx(move(first, -1, 1, .7 + 2/(2*1)*(.7 - .3)))
+
+@pytest.mark.parametrize('step', [ddim, partial(ancestral, mix=.3)], ids=['ddim', 'ancestral'])
+def test_an_infinite_last_level_ends_at_the_prediction_as_in_the_papers_algorithm_2(step):
+    levels = torch.tensor([-1., 1., 5., math.inf])
+    before, last = list(sample(denoiser, Z, LABEL, levels, step))[-2:]
+    here = levels[-2:-1].expand(len(Z))
+    close(last, predict_x(before, here, denoiser(before, here, LABEL)))
+
+def test_heun_averages_predictions_which_stay_bounded_at_the_noisiest_level():
+    "The mean of two noises would be multiplied by 22026 there."
+    few, z = (lambda z, *_: .99*z), Z.double()
+    here, there = LOGSNR.double() - 20, LOGSNR.double() - 7
+    z_next = ddim(few, z, here, there, LABEL)
+    mean = (predict_x(z, here, few(z)) + predict_x(z_next, there, few(z_next)))/2
+    (alpha, sigma), (alpha_next, sigma_next) = alpha_sigma(here, z), alpha_sigma(there, z)
+    close(heun(few, z, here, there, LABEL), alpha_next*mean + sigma_next*(z - alpha*mean)/sigma)
+
+def test_the_stochastic_sampler_reaches_shares_means_and_covariances_of_the_classes():
+    torch.manual_seed(0)
+    mixture = mixtures.three_gaussians()
+    made = final(sample(mixtures.exact_denoiser(mixture), torch.randn(20_000, 2),
+                        torch.full((20_000,), -1), cosine(torch.linspace(1, 0, 129)),
+                        partial(ancestral, mix=.3)))
+    true = mixtures.sample_mixture(mixture, 200_000, seed=1)[0]
+    near, true_near = (torch.cdist(x, mixture.mean.float()).argmin(1) for x in (made, true))
+    for k in range(3):
+        mine, real = made[near == k], true[true_near == k]
+        assert abs(len(mine)/20_000 - 1/3) < .02
+        torch.testing.assert_close(mine.mean(0), real.mean(0), atol=.03, rtol=0)
+        torch.testing.assert_close(mine.T.cov(), real.T.cov(), atol=.03, rtol=0)
+
+@pytest.mark.parametrize('run', [sample, partial(sample, step=heun), dpmpp_2m],
+                         ids=['ddim', 'heun', '2m'])
+def test_a_first_prediction_beyond_30_is_warned_of(run):
+    "At the first step alone; exact denoisers, guided ones too, are nobody's mistake."
+    z, label = torch.randn(50, 2), torch.zeros(50).long()
+    levels = cosine(torch.linspace(1, 0, 9))
+    def points_at(first, later):
+        def f(z, logsnr, label):
+            return predict_eps(z, logsnr, torch.full_like(z, first if logsnr[0] < -19 else later))
+        return f
+    with pytest.warns(UserWarning, match='far out .* clipped.* VHead'):
+        final(run(points_at(30.1, 0.), z, label, levels))
+    guided = classifier_free(mixtures.exact_denoiser(mixtures.three_gaussians()), 8.)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for fine in (points_at(29.9, 29.9), guided): final(run(fine, z, label, levels))
+
+@pytest.mark.parametrize('run', [sample, dpmpp_2m], ids=['ddim', '2m'])
+def test_later_predictions_are_not_warned_of(run):
+    def grows(z, logsnr, label):
+        return predict_eps(z, logsnr, torch.full_like(z, 0. if logsnr[0] < -19 else 99.))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        final(run(grows, Z, LABEL, cosine(torch.linspace(1, 0, 9))))
+
+def test_a_step_of_ones_own_may_ask_a_network_for_more_than_eps():
+    "Such as a variance beside it."
+    both = lambda z, logsnr, label: torch.cat([denoiser(z, logsnr, label), z], 1)
+    def first_half(denoiser, z, *more):
+        return ddim(lambda *args: denoiser(*args).chunk(2, 1)[0], z, *more)
+    levels = torch.tensor([-1., 1., 2.])
+    got = final(sample(both, Z, LABEL, levels, first_half))
+    assert got.equal(final(sample(denoiser, Z, LABEL, levels)))
 
 @pytest.mark.parametrize('limit', [0., -1., math.nan])
 def test_a_limit_that_is_not_positive_is_refused(limit):
@@ -422,6 +487,36 @@ def test_damaged_files_are_refused(name, tmp_path):
     refused('is damaged', training.load, tmp_path/name, nn.Linear(1, 1))
     with pytest.raises(FileNotFoundError, match='no checkpoint'):
         training.load(tmp_path/'none.pt', nn.Linear(1, 1))
+
+def test_files_with_more_or_less_than_arrays_are_refused_and_the_network_is_as_before(tmp_path):
+    net, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    state, before = net.state_dict(), other.weight.clone()
+    training.save(tmp_path/'a.safetensors', net)
+    whole = (tmp_path/'a.safetensors').read_bytes()
+    (tmp_path/'half.safetensors').write_bytes(whole[:len(whole)//2])
+    refused('is damaged', training.load, tmp_path/'half.safetensors', other)
+    torch.save(state, tmp_path/'half.pt')
+    (tmp_path/'half.pt').write_bytes((tmp_path/'half.pt').read_bytes()[:99])
+    torch.save({'weights': state, 'code': print}, tmp_path/'code.pt')
+    for name in ('half', 'code'):
+        refused('more than arrays', training.load, tmp_path/f'{name}.pt', other)
+    torch.save({'step': 5, 'weights': state}, tmp_path/'nested.pt')
+    torch.save({k: v.to('meta') for k, v in state.items()}, tmp_path/'hollow.pt')
+    for name in ('nested', 'hollow'):
+        refused('is no state dict', training.load, tmp_path/f'{name}.pt', other)
+    with pytest.raises(OSError, match='could not be written'):
+        training.save(tmp_path/'a.safetensors'/'below.safetensors', net)
+    assert other.weight.equal(before) and (tmp_path/'a.safetensors').read_bytes() == whole
+
+def test_halves_and_compiled_networks_go_by_the_same_names(tmp_path):
+    "A compiled network calls its weights _orig_mod.weight; files do not."
+    net, other = nn.Linear(2, 3), nn.Linear(2, 3)
+    training.save(tmp_path/'half.pt', nn.Linear(2, 3).half())
+    training.load(tmp_path/'half.pt', other)
+    assert other.weight.dtype == torch.float32 and other.weight.equal(other.weight.half().float())
+    training.save(tmp_path/'a.safetensors', torch.compile(net))
+    training.load(tmp_path/'a.safetensors', torch.compile(other))
+    assert other.weight.equal(net.weight)
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):
     path = tmp_path/'a'

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from cfg_lessons.classifier_guidance import classifier_guided
 from cfg_lessons.diffusion import cosine
 from cfg_lessons.images import batches, digits, normalize
 from cfg_lessons.mixtures import exact_denoiser, three_gaussians
-from cfg_lessons.networks import MLP, in_bf16
+from cfg_lessons.networks import MLP, VHead, in_bf16
 from cfg_lessons.sampling import ancestral, clipped, ddim, heun, final, dpmpp_2m, sample, per_example_noise
 from cfg_lessons.training import EMA, denoising_loss, load, train
 from cfg_lessons.unet import CLASSIFIER64, CLASSIFIER128, CLASSIFIER256, CLASSIFIER_DIGITS, DIGITS, UNet, UNetClassifier, UNetConfig
@@ -119,6 +120,67 @@ def test_readme_example_runs():
     for code in blocks:
         done = python(code, OMP_NUM_THREADS='1', MPLBACKEND='agg')
         assert done.returncode == 0, done.stderr
+
+
+def test_your_own_data_in_ten_lines():
+    "The README's section, as it stands, learns where its two classes are and how wide, without a warning."
+    section = (ROOT/'README.md').read_text().split('### Your own data in ten lines')[1].split('\n## ')[0]
+    code, names = re.search(r'```python\n(.*?)```', section, re.S)[1], {}
+    lines = [line for line in code.splitlines() if line and not re.match('from|import', line)]
+    assert len(lines) == 10
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        exec(code, names)
+    for c, (centre, spread) in enumerate([(5, 1), (-5, 3)]):
+        made = names['made'][names['wanted'] == c]
+        assert (made.mean(0) - centre).abs().max() < .2*spread + .3 and (made.std(0)/spread - 1).abs().max() < .3, (c, made.mean(0), made.std(0))
+
+
+@pytest.fixture(scope='module')
+def first_attempts():
+    "A network trained as one tries first, on two small clouds at (2, 0) and (-2, 0), once on each range of levels."
+    torch.manual_seed(0)
+    label = torch.arange(2).repeat_interleave(500)
+    x = .2*torch.randn(1000, 2) + torch.tensor([[2., 0.], [-2., 0.]])[label]
+    def fit(net, schedule):
+        opt, ema = torch.optim.AdamW(net.parameters(), 2e-3), EMA(net, .998)
+        batches = ((x[i], label[i]) for i in torch.randint(1000, (800, 256)))
+        for _ in train(partial(denoising_loss, net, schedule), opt, batches, ema=ema): pass
+        return ema.net
+    narrow = partial(cosine, logsnr_min=-10., logsnr_max=10.)
+    first = fit(MLP(2, 2, width=64), cosine)
+    return label, {'first': (first, cosine), 'clipped': (clipped(first, 3.), cosine), 'narrow': (fit(MLP(2, 2, width=64), narrow), narrow),
+                   'velocity': (fit(VHead(MLP(2, 2, width=64)), cosine), cosine)}
+
+
+def sampled(denoiser, schedule, label, run=sample):
+    "Samples, and what was warned of."
+    torch.manual_seed(1)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter('always')
+        made = final(run(denoiser, torch.randn(len(label), 2), label, schedule(torch.linspace(1, 0, 65))))
+    return made, [str(w.message) for w in seen]
+
+
+@pytest.mark.parametrize('run', [sample, partial(sample, step=heun), partial(sample, step=partial(ancestral, mix=.3)), dpmpp_2m],
+                         ids=['ddim', 'heun', 'ancestral', 'dpmpp_2m'])
+def test_the_obvious_first_attempt_says_what_to_do(first_attempts, run):
+    "MLP, denoising_loss and sample, as they come: the samples fly apart, and the warning names three cures."
+    label, made = first_attempts
+    points, said = sampled(*made['first'], label, run)
+    assert said and all(words in said[0] for words in ('far out', 'clipped(', 'VHead(', 'logsnr_min=-10.'))
+    if run is sample: assert points.norm(dim=1).mean() > 4  # the data lie at 2
+
+
+@pytest.mark.parametrize('cure', ['clipped', 'narrow', 'velocity'])
+def test_each_cure_of_the_first_attempt_gives_good_points(first_attempts, cure):
+    label, made = first_attempts
+    points, said = sampled(*made[cure], label)
+    assert not said
+    for c, x in enumerate([2., -2.]):
+        mine = points[label == c]
+        assert (mine.mean(0) - torch.tensor([x, 0.])).abs().max() < .1 and (mine.std(0)/.2 - 1).abs().max() < .35, (mine.mean(0), mine.std(0))
 
 
 def test_readme_and_index_name_every_chapter():
