@@ -19,8 +19,8 @@ def alpha_sigma(
     """The strength of signal and noise, each shaped (B, 1, ...) to multiply `like`.
 
     alpha^2 = sigmoid(logsnr), sigma^2 = sigmoid(-logsnr); Ho & Salimans 2022, section 2. They come
-    in the precision of `like`. Raises ValueError if `logsnr` does not have one entry per example, or
-    if `like` holds whole numbers or is float16, in which alpha squared is zero at log-SNR -20."""
+    in the precision of `like`. Raises ValueError if `logsnr` does not have one entry per example,
+    or if `like` holds whole numbers or is float16, in which alpha^2 is zero at log-SNR -20."""
     if not like.is_floating_point() or like.dtype == torch.float16:
         raise ValueError(f'These examples are {like.dtype}; turn them into float32 (or bfloat16) '
                          'first.')

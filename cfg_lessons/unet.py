@@ -264,7 +264,7 @@ def _time_embedding(width):
     return nn.Sequential(nn.Linear(width, 4*width), nn.SiLU(), nn.Linear(4*width, 4*width))
 
 def _embed_logsnr(net, logsnr, z):
-    "The embedding of the noise level, (B, 4*width), in the precision of z; odd batches are refused."
+    "The embedding of the noise level, (B, 4*width), in the precision of z; refuses odd batches."
     c = net.config
     if z.ndim != 4 or z.shape[1] != c.channels or z.shape[2] % c.shrink or z.shape[3] % c.shrink:
         raise ValueError(f'z has shape {tuple(z.shape)}; this network takes (B, {c.channels}, H, '
