@@ -70,7 +70,8 @@ checkpoints: $(READY)  ## train the stored digits networks again (about an hour 
 	@$(TEST_ENV) OMP_NUM_THREADS=2 $(BIN)/nbdev-test --flags slow --cell-timeout 7200 nbs/11_digits.ipynb
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags slow --cell-timeout 7200 nbs/13_beyond.ipynb
 
-results: $(READY)  ## make the records of the digits that are not stored yet (three or four hours on two cores)
+results: $(READY)  ## make the records of the digits that are not stored yet (four hours on two cores)
+	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/10_unet.ipynb
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/11_digits.ipynb
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/13_beyond.ipynb
 

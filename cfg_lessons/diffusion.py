@@ -19,8 +19,8 @@ def alpha_sigma(
     """The strength of signal and noise, each shaped (B, 1, ...) to multiply `like`.
 
     alpha^2 = sigmoid(logsnr), sigma^2 = sigmoid(-logsnr); Ho & Salimans 2022, section 2. They come
-    in the precision of `like`. Raises ValueError if `logsnr` does not have one entry an example, or
-    if `like` holds whole numbers or is float16, in which alpha squared is zero at log-SNR -20."""
+    in the precision of `like`. Raises ValueError if `logsnr` does not have one entry per example,
+    or if `like` holds whole numbers or is float16, in which alpha^2 is zero at log-SNR -20."""
     if not like.is_floating_point() or like.dtype == torch.float16:
         raise ValueError(f'These examples are {like.dtype}; turn them into float32 (or bfloat16) '
                          'first.')
@@ -145,7 +145,7 @@ def check_label(
     "Raise ValueError, in one sentence, if a label has a wrong shape, type or value."
     if label.shape != like.shape[:1] or label.dtype not in (torch.int64, torch.int32):
         raise ValueError(f'label is {label.dtype} of shape {tuple(label.shape)} for a batch of '
-                         f'{tuple(like.shape)}; give one whole number (int64) an example.')
+                         f'{tuple(like.shape)}; give one whole number (int64) per example.')
     known, range_ = (label >= 0) & (label < num_classes), f'0 to {num_classes - 1}'
     fits = (known | (label == NULL) if null else known).all()
     message = ('this denoiser knows no classes, so every label must be NULL (-1)' if not num_classes

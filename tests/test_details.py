@@ -45,6 +45,9 @@ def test_schedules_have_the_ends_that_their_papers_give_them():
     close(log_linear(ends), -2*torch.tensor([.002, 80.]).double().log())
     close(flow(ends), torch.tensor([20., -20.]).double())
 
+def test_strengths_come_in_the_precision_of_the_examples():
+    assert diffuse(torch.zeros(3, 2), torch.zeros(3).double(), torch.zeros(3, 2)).dtype == torch.float32
+
 def test_schedules_of_time_are_cut_where_they_are_told():
     close(flow(torch.tensor([0., 1.]), 3.), torch.tensor([3., -3.]))
     close(linear_beta(torch.tensor([0.]), logsnr_max=7.), torch.tensor([7.]))

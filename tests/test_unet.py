@@ -1,6 +1,7 @@
 "Our U-Net still is the network that was compared with guided-diffusion's, and PyTorch can compile it in one piece."
 import json
 import math
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,8 +12,11 @@ import torch
 from bench.equivalence import compared_shapes, probe, sample_numbers
 from bench.others import seeded_weights
 from bench.records import newest
+from cfg_lessons.diffusion import NULL
+from cfg_lessons.networks import MLP
 from cfg_lessons.pretrained import RELEASED, TableStep, openai_levels, released
-from cfg_lessons.unet import UNet, UNetConfig
+from cfg_lessons.unet import (CLASSIFIER_DIGITS, DIGITS, Attention, AttentionPool, GroupNorm, UNet, UNetClassifier, UNetConfig,
+                              film_norm, for_sampling)
 
 RESULTS = Path(__file__).resolve().parent.parent/'data/results/bench'
 FULL = ['ADM-128', 'ADM-256', 'ADM-256, unconditional']  # too large for every test; `make equivalence` runs them
@@ -141,3 +145,107 @@ def test_openais_tables_follow_their_formulas():
         if i in (0, 500, 999): assert abs(math.log(alpha2/(1 - alpha2)) - openai_levels('linear')[i]) < 1e-9
     bar = lambda i: math.cos((i/1000 + .008)/1.008*math.pi/2)**2/math.cos(.008/1.008*math.pi/2)**2
     for i in (0, 500, 998): assert abs(math.log(bar(i + 1)/(1 - bar(i + 1))) - openai_levels('cosine')[i]) < 1e-6
+
+
+def awake(net):
+    "The network with random weights where it begins at zero, so that every part of it speaks."
+    torch.manual_seed(0)
+    for p in net.parameters():
+        if p.eq(0).all(): torch.nn.init.normal_(p, std=.05)
+    return net.eval()
+
+
+Z, LOGSNR, LABEL = torch.linspace(-2, 2, 6*64).reshape(6, 1, 8, 8).sin(), torch.linspace(-8, 8, 6), torch.tensor([0, 3, 9, NULL, 5, 5])
+
+
+@pytest.mark.parametrize('options', [{}, dict(film=False), dict(block_resampling=False), dict(new_order=False, head_width=0, heads=2), dict(num_classes=0)])
+def test_what_every_shape_promises(options):
+    "An untrained network predicts zero; an example does not depend on its neighbours; level and class are read, NULL included; any size that divides goes."
+    config = replace(DIGITS, **options)
+    net, label = UNet(config).eval(), LABEL if config.num_classes else torch.full((6,), NULL)
+    assert net(Z, LOGSNR, label).eq(0).all()
+    awake(net)
+    together = net(Z, LOGSNR, label)
+    alone = torch.cat([net(Z[i:i + 1], LOGSNR[i:i + 1], label[i:i + 1]) for i in range(6)])
+    torch.testing.assert_close(alone, together, rtol=1e-4, atol=1e-4)
+    assert not net(Z, LOGSNR + 1, label).allclose(together)
+    if config.num_classes and config.film:
+        said = [net(Z, LOGSNR, torch.full((6,), c)) for c in (NULL, *range(10))]
+        assert min((a - b).abs().max() for i, a in enumerate(said) for b in said[:i]) > 1e-3
+    assert net(Z[:0], LOGSNR[:0], label[:0]).shape == (0, 1, 8, 8)
+    assert net(torch.zeros(1, 1, 12, 16), LOGSNR[:1], label[3:4]).shape == (1, 1, 12, 16)
+    together.pow(2).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def refused(words, f, *args, **options):
+    with pytest.raises(ValueError, match=re.escape(words)) as e: f(*args, **options)
+    assert '\n' not in str(e.value)
+
+
+def test_shapes_and_batches_that_cannot_be():
+    net, judge = UNet(DIGITS), UNetClassifier(CLASSIFIER_DIGITS)
+    refused('at least one stage', UNetConfig, mults=())
+    for options in (dict(heads=0, head_width=0), dict(side=0), dict(blocks=0), dict(num_classes=-1)): refused('must be 1 or more', UNetConfig, **options)
+    refused('must divide by 8', UNetConfig, side=20)
+    refused('multiple of 32', GroupNorm, 48)
+    refused('do not divide into 5 heads', Attention, 64, 5)
+    refused('heads of 64', UNet, UNetConfig(side=8, width=32, mults=(1,), attention=(8,)))
+    refused('takes (B, 1, H, W)', net, torch.zeros(2, 3, 8, 8), LOGSNR[:2], LABEL[:2])
+    refused('takes (B, 1, H, W)', net, torch.zeros(2, 1, 8), LOGSNR[:2], LABEL[:2])
+    for z in (torch.zeros(2, 1, 7, 8), torch.zeros(2, 1, 8, 7)): refused('divisible by 2', net, z, LOGSNR[:2], LABEL[:2])
+    refused('one log-SNR per example', net, Z, LOGSNR[:1], LABEL)
+    refused('outside 0 to 9', net, Z, LOGSNR, LABEL + 5)
+    refused('no row for NULL', UNet(replace(DIGITS, null_row=False)), Z, LOGSNR, LABEL)
+    refused('at least one class', UNetClassifier, replace(DIGITS, num_classes=0))
+    refused('8 × 8 only', judge, torch.zeros(5, 1, 16, 16), torch.zeros(5))
+    refused('one log-SNR per example', judge, Z, LOGSNR[:1])
+    refused('eps_only(for_sampling(net))', for_sampling, lambda *given: net(*given))
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_the_merged_norm_is_the_plain_one(layout):
+    torch.manual_seed(0)
+    norm, h, scale, shift = GroupNorm(64), torch.randn(2, 64, 6, 6).to(memory_format=layout), torch.randn(2, 64), torch.randn(2, 64)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    plain = torch.nn.functional.group_norm(h, 32, norm.weight, norm.bias, norm.eps)
+    torch.testing.assert_close(norm(h), plain)
+    torch.testing.assert_close(film_norm(norm, h, scale, shift), plain*(1 + scale[:, :, None, None]) + shift[:, :, None, None], rtol=1e-4, atol=1e-4)
+
+
+def test_attention_in_the_legacy_layout():
+    "Queries, keys and values of each head lie together; otherwise it is the attention of the chapter."
+    legacy, x = awake(Attention(64, heads=4, new_order=False)), torch.randn(2, 64, 4, 4)
+    assert Attention(64, 4)(x).equal(x)
+    q, k, v = legacy.qkv(legacy.norm(x).reshape(2, 64, 16)).reshape(2*4, 3*16, 16).split(16, 1)
+    fits = (torch.einsum('hcq,hck->hqk', q, k)/16**.5).softmax(2)
+    by_hand = x + legacy.proj_out(torch.einsum('hqk,hck->hcq', fits, v).reshape(2, 64, 16)).reshape(2, 64, 4, 4)
+    torch.testing.assert_close(legacy(x), by_hand, rtol=1e-5, atol=1e-5)
+
+
+def test_the_average_asks_and_the_places_answer():
+    "Attention pooling is the first answer of an attention in which the average and all places ask."
+    torch.manual_seed(0)
+    pool, x = AttentionPool(4, 64, heads=2, leave=10), torch.randn(3, 64, 4, 4)
+    places = torch.cat([x.flatten(2).mean(2, keepdim=True), x.flatten(2)], 2) + pool.positional_embedding
+    q, k, v = pool.qkv_proj(places).reshape(3, 3, 2, 32, 17).unbind(1)
+    fits = (torch.einsum('bhcq,bhck->bhqk', q, k)/32**.5).softmax(3)
+    everybody = pool.c_proj(torch.einsum('bhqk,bhck->bhcq', fits, v).reshape(3, 64, 17))
+    torch.testing.assert_close(pool(x), everybody[:, :, 0], rtol=1e-4, atol=1e-5)
+    judge = awake(UNetClassifier(CLASSIFIER_DIGITS))
+    quiet, loud = judge(Z[:1].expand(2, -1, -1, -1), torch.tensor([4., 0.]))
+    assert quiet.shape == (10,) and (quiet - loud).abs().max() > 1e-4
+
+
+def test_a_copy_for_sampling():
+    "It answers in the precision of what it is asked, about what the network answers, and leaves that alone; a network of points is copied as well."
+    net = awake(UNet(replace(DIGITS, side=16, width=64, channels=3, attention=(8,)))).train()
+    z, logsnr, label = torch.randn(4, 3, 16, 16), torch.zeros(4), torch.tensor([0, 3, 9, NULL])
+    quick, rough = for_sampling(net, torch.float32), for_sampling(net)
+    with torch.no_grad(): exactly, roughly = quick(z, logsnr, label), rough(z, logsnr, label)
+    assert net.training and next(net.parameters()).requires_grad and next(net.parameters()).dtype == roughly.dtype == torch.float32
+    assert not next(rough.parameters()).requires_grad and next(rough.parameters()).dtype == torch.bfloat16
+    torch.testing.assert_close(net.eval()(z, logsnr, label), exactly, rtol=1e-4, atol=1e-5)
+    assert 0 < (roughly - exactly).norm()/exactly.norm() < .03
+    points = for_sampling(MLP(2, 3))(torch.randn(5, 2), torch.zeros(5), torch.zeros(5).long())
+    assert points.shape == (5, 2) and points.dtype == torch.float32
