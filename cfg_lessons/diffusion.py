@@ -26,7 +26,7 @@ def alpha_sigma(
                          'first.')
     if logsnr.shape != like.shape[:1]:
         raise ValueError(f'logsnr has shape {tuple(logsnr.shape)} but the batch has shape '
-                         f'{tuple(like.shape)}; give one log-SNR an example, e.g. '
+                         f'{tuple(like.shape)}; give one log-SNR per example, e.g. '
                          'logsnr.expand(len(z)).')
     logsnr = logsnr.reshape(-1, *[1]*(like.ndim - 1))
     alpha, sigma = logsnr.sigmoid().sqrt(), (-logsnr).sigmoid().sqrt()

@@ -23,7 +23,7 @@ def timestep(
     return 1000*(2/math.pi)*(-logsnr.float()/2).exp().atan()
 
 def sinusoids(
-    step,  # a number an example, (B,)
+    step,  # a number per example, (B,)
     dim,  # width of the embedding, even
     longest=10_000.,  # the slowest wave takes nearly 2 pi times this many steps
 ):

@@ -283,7 +283,7 @@ def curves(
     fig, axes = panels(2, 2, size=(4, 2.6))
     step, n = take('step'), max(1, len(lines)//20)
     for ax, name, title in zip(axes[[0, 2, 3]], ('loss', 'norm', 'examples_per_second'),
-                               ('loss', 'norm of the gradient', 'pictures a second')):
+                               ('loss', 'norm of the gradient', 'pictures per second')):
         ax.plot(step, take(name), color=PALETTE[5], lw=.8)
         ax.plot(step, smooth(take(name), n), color=PALETTE[0])
         ax.set(xlabel='step', title=title)

@@ -57,7 +57,7 @@ def test_noise_levels_are_refused_in_numbers_that_cannot_hold_them(like):
     refused('turn them into float32', alpha_sigma, torch.zeros(2), like)
 
 def test_one_level_an_example_and_noise_of_the_shape_of_x_are_wanted():
-    refused('give one log-SNR an example', alpha_sigma, torch.zeros(()), Z)
+    refused('give one log-SNR per example', alpha_sigma, torch.zeros(()), Z)
     refused('must be alike', diffuse, Z, LOGSNR, Z[:, :1])
 
 @pytest.mark.parametrize('label, classes, null, words', [
