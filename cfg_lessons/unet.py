@@ -233,7 +233,7 @@ class UNet(nn.Module):
     "ADM's U-Net as a denoiser, eps = net(z, logsnr, label); Dhariwal & Nichol 2021, appendix A."
     def __init__(self,
         config=UNetConfig(),  # the shape of the network
-        step=timestep,  # logsnr (B,) -> what the sinusoids are told, (B,)
+        step=timestep,  # logsnr (B,) -> what the sinusoids are given, (B,)
     ):
         super().__init__()
         self.config, self.step, self.time_embed = config, step, _time_embedding(config.width)
@@ -304,7 +304,7 @@ class UNetClassifier(nn.Module):
     "ADM's classifier of noisy pictures, logits = net(z, logsnr); Dhariwal & Nichol 2021, sec. 4."
     def __init__(self,
         config,  # a UNetConfig; num_classes numbers come out
-        step=timestep,  # logsnr (B,) -> what the sinusoids are told, (B,)
+        step=timestep,  # logsnr (B,) -> what the sinusoids are given, (B,)
     ):
         super().__init__()
         if config.num_classes < 1: raise ValueError('A classifier needs at least one class.')
