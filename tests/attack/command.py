@@ -99,8 +99,10 @@ def check_the_checks(target):
 
 
 def warmed_up(task):
-    "Do a job once here, so that no fork has to load anything; no thread may stay."
+    """Do a job once here, so that no fork has to load anything. No thread may stay, and no lock be
+    shared by forks: who is killed with it would leave it locked for all others."""
     tqdm.tqdm.monitor_interval = 0
+    tqdm.tqdm.set_lock(threading.RLock())
     path = os.environ.pop('PATH')
     torch.set_num_threads(1)
     task.work(task.home/'warm', task.new)
