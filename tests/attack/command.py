@@ -108,6 +108,7 @@ def warmed_up(task):
     task.work(task.home/'warm', task.new)
     os.environ['PATH'] = path
     gc.freeze()
+    for thread in set(threading.enumerate()) - {threading.main_thread()}: thread.join(10)
     assert threading.active_count() == 1
 
 
