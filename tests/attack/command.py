@@ -32,7 +32,7 @@ class Attack:
     "Counts of all attacks, by kind, and the faults that they found."
     def __init__(self, few, only, seed, out):
         self.few, self.only, self.chance, self.out = few, only, random.Random(seed), out
-        self.about = provenance() | dict(few=few, only=only, seed=seed)
+        self.about = provenance() | dict(few=few, seed=seed)
         self.counts, self.faults, self.seconds, self.bare = defaultdict(Counter), [], {}, []
 
     def kind(self, name, attempts):
@@ -44,9 +44,9 @@ class Attack:
             folder.mkdir()
             self.call = ''
             try: outcome = attempt()
-            except Fault as e:
-                outcome = 'FAULT'
-                self.faults.append(dict(kind=name, attack=label, call=self.call, fault=str(e)))
+            except Exception as e:  # a Fault of the library, or a mistake in an attack
+                outcome, said = 'FAULT', str(e) if isinstance(e, Fault) else repr(e)
+                self.faults.append(dict(kind=name, attack=label, call=self.call, fault=said))
                 print(f'FAULT in {name}: {label}, {self.call}: {e}', flush=True)
             shutil.rmtree(folder)
             self.counts[name][outcome] += 1
@@ -58,16 +58,21 @@ class Attack:
         "Which kind an error is: a sentence, or the system's words. Raises Fault for more."
         if '\n' in text.strip(): raise Fault(f'many lines: {text[:600]!r}')
         if text[:6] != '[Errno' and text[-1:] == '.': return 'one sentence'
-        self.bare.append(f'{self.name}: {self.call}: {text.replace(str(HOME), "")}')
+        words = text.replace(str(HOME), '')
+        self.bare.append(dict(kind=self.name, call=self.call, text=words))
         return 'a bare error'
 
     def report(self):
-        "All that was counted and found until now, a dict for JSON."
+        "What was counted and found until now, and before in kinds that were not tried again; a dict."
+        before = json.loads(self.out.read_text()) if self.out.exists() else {}
+        counts = before.get('counts', {}) | {k: dict(v) for k, v in self.counts.items()}
+        seconds = before.get('seconds_of', {}) | self.seconds
+        def all_of(name, now):
+            return [v for v in before.get(name, []) if v['kind'] not in self.counts] + now
         return self.about | dict(
-            attacks=sum(map(attacks_in, self.counts.values())),
-            seconds=round(sum(self.seconds.values())), cpu_seconds=round(sum(os.times()[:4])),
-            faults=self.faults, bare_errors=self.bare, seconds_of=self.seconds,
-            counts={k: dict(sorted(v.items())) for k, v in self.counts.items()})
+            attacks=sum(map(attacks_in, counts.values())), seconds=round(sum(seconds.values())),
+            faults=all_of('faults', self.faults), bare_errors=all_of('bare_errors', self.bare),
+            seconds_of=seconds, counts=counts)
 
     def table(self):
         "The counts, a line for each kind."
@@ -99,13 +104,16 @@ def check_the_checks(target):
 
 
 def warmed_up(task):
-    "Do a job once here, so that no fork has to load anything; no thread may stay."
+    """Do a job once here, so that no fork has to load anything. No thread may stay, and no lock be
+    shared by forks: who is killed with it would leave it locked for all others."""
     tqdm.tqdm.monitor_interval = 0
+    tqdm.tqdm.set_lock(threading.RLock())
     path = os.environ.pop('PATH')
     torch.set_num_threads(1)
     task.work(task.home/'warm', task.new)
     os.environ['PATH'] = path
     gc.freeze()
+    for thread in set(threading.enumerate()) - {threading.main_thread()}: thread.join(10)
     assert threading.active_count() == 1
 
 
@@ -160,7 +168,8 @@ def main():
     parser.add_argument('--few', type=int, default=0, help='about so many attacks of each kind')
     parser.add_argument('--quick', action='store_const', const=8, dest='few', help='--few 8')
     parser.add_argument('--only', default='', help='only kinds whose name has this in it')
-    parser.add_argument('--out', type=Path, help='where to write the counts, a .json')
+    parser.add_argument('--out', type=Path, help='where to write the counts, a .json; '
+                        'kinds that it has and that are not tried now stay in it')
     parser.add_argument('--seed', type=int, default=0, help='of moments and damage')
     attack = Attack(**vars(parser.parse_args()))
     few = attack.few

@@ -68,6 +68,7 @@ def swapped(path, chance):
     "Exchanged with another file that has other bytes."
     alike = [p for p in path.parent.parent.rglob(f'*{path.suffix}') if p.is_file()
              and not p.is_symlink() and p.read_bytes() != path.read_bytes()]
+    if not alike: return flip(path, chance)  # all others are damaged already
     other = chance.choice(sorted(alike))
     mine = path.read_bytes()
     path.write_bytes(other.read_bytes())

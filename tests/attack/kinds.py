@@ -176,6 +176,7 @@ def damaged_pictures(attack, target, n, complete):
         code, answer = process.ended()
         outcome = attack.error(answer) if code else 'made anew'
         if complete and code: return outcome
+        if path.is_dir(): path.rmdir()  # as its reader would, who has read which is in the way
         finished(target, folder, goal, calls=8)
         return outcome + ', then made anew'*bool(code)
     for i in range(n): yield f'damage {i}', attempt

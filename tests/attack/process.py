@@ -73,8 +73,9 @@ class Process:
         text, self.seconds = self.words.read_text(), time.monotonic() - self.since
         self.words.unlink()
         if hangs: raise Fault(f'hangs; it said: {text[-300:]}')
-        self.curves = 'tensorboard/summary/writer' in text  # its thread has said why it ended
-        if alone and 'Traceback' in text and not self.curves:
+        found = 'Traceback' in text
+        self.curves = found and 'curve' in text  # TensorBoard's thread has said why it ended
+        if alone and found and not self.curves:
             raise Fault(f'a traceback: {text[-600:]}')
         return code, text.rpartition('\n@')[2]
 

@@ -175,7 +175,9 @@ def intact(path):
 
 def whole(path):
     "Whether it is intact and of the step that its name says."
-    return intact(path) and json.loads((path/'manifest.json').read_text())['step'] == step_in(path)
+    if not intact(path): return False
+    try: return json.loads((path/'manifest.json').read_text())['step'] == step_in(path)
+    except (OSError, ValueError, RecursionError): return False
 
 
 def step_in(path): return int(path.name[5:])
