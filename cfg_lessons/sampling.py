@@ -36,7 +36,7 @@ def ddim(
     label,  # classes or NULL, (B,)
     noise=None,  # not used, as nothing is random
 ):
-    """One deterministic step: denoise, then renoise with the same noise (Song, Meng & Ermon 2021,
+    """One deterministic step: denoise, then renoise with the same noise (Song, Meng & Ermon 2020,
     DDIM)."""
     return renoise(z, logsnr, logsnr_next, denoiser(z, logsnr, label))
 
