@@ -51,8 +51,10 @@ def _are_numbers(value):
 def _plainly(answer):
     "A value as a check takes it: plain numbers, tuples of them, or words in small letters."
     if isinstance(answer, str): return str(answer).strip().lower()
-    if isinstance(answer, (torch.Tensor, np.ndarray, np.number)) and np.ndim(answer) < 2:
-        answer = answer.tolist()
+    if isinstance(answer, torch.Tensor): answer = answer.detach().cpu().numpy()
+    if isinstance(answer, (np.ndarray, np.number)) and np.ndim(answer) < 2:
+        short = answer.dtype in (np.float16, np.float32)  # 1.1 of these is not 1.1 of Python
+        answer = (answer.astype(str).astype(float) if short else answer).tolist()
     if type(answer) in (tuple, list): return tuple(map(_plainly, answer))
     return int(answer) if isinstance(answer, float) and answer.is_integer() else answer
 
@@ -67,7 +69,7 @@ def _like(out, args):
     if isinstance(out, (list, np.ndarray)):
         array = np.asarray(out)
         least = 0 if given else 1 + isinstance(out, list)  # axes of what can be no plain numbers
-        if array.dtype.kind not in 'biuf': return out
+        if array.dtype.kind not in ('biuf' if given else 'f'): return out
         if array.ndim < least: return out if isinstance(out, list) else out.item()
         out = torch.as_tensor(array.copy())
     if not isinstance(out, torch.Tensor) or not out.is_floating_point() or not out.ndim: return out

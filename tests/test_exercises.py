@@ -11,7 +11,6 @@ import functools
 import json
 import os
 import re
-import time
 import types
 from pathlib import Path
 
@@ -67,6 +66,15 @@ def made(answer, space):
     exec(compile(tree, 'answer', 'exec'), space)
     return space[tree.body[-1].name]
 
+def remembered(f):
+    "A function that is computed once for the same numbers among its arguments, whatever the others are."
+    known = {}
+    def g(*args, **kwargs):
+        key = tuple(a for a in (*args, *kwargs.values()) if isinstance(a, (int, float, str)))
+        if key not in known: known[key] = f(*args, **kwargs)
+        return known[key]
+    return g
+
 @functools.cache
 def chapter(path):
     "The names that the checks and the answers of a chapter need, after its statements that make them."
@@ -91,16 +99,15 @@ def chapter(path):
             wanted += [(n, i) for n in now | later] + [(n, len(body)) for n in later if not any(n in body[j][1] for j in range(i))]
             if name not in now: break  # else it is only changed there
     space = dict(own)
+    torch.set_num_threads(1)  # many small steps, and other tests beside
     here = os.getcwd()
     os.chdir(ROOT/'nbs')
     try:
         for i in sorted(needed):
-            start = time.perf_counter()
             if body[i][1] <= CHEAPER.keys(): space |= {name: eval(CHEAPER[name], space) for name in body[i][1]}
             else: exec(body[i][0], space)
-            for name in body[i][1] & set(CACHED): space[name] = functools.cache(space[name])
-            if os.environ.get('SLOW') and time.perf_counter() - start > .5: print(f'{path.name}: {time.perf_counter() - start:.1f} s for', i, body[i][1], flush=True)
     finally: os.chdir(here)
+    space.update({name: remembered(space[name]) for name in CACHED if name in space})
     return space
 
 
