@@ -213,8 +213,8 @@ def cost_at_gain(
 ):
     """The cost at the least weight that reaches a gain, else NaN. Between the weights both numbers
     are monotone cubics in the root of the weight (Fritsch & Carlson 1980), and gains that are
-    shares are taken by the logarithm of what is left to 1: straight lines would charge those whose
-    points lie elsewhere for the curve's bend."""
+    shares are taken by the logarithm of what is left to 1. A straight line would miss a bend of the
+    curve, and by how much would depend on where a rule's weights happen to lie."""
     u, gains = np.sqrt(np.asarray(weights, float)), np.asarray(gains, float)
     if not gains[0] < target <= gains.max(): return math.nan
     if 0 <= gains.min() and gains.max() <= 1:

@@ -110,7 +110,7 @@ def sample_tilted(
     w,  # guidance weight
     step=ancestral,  # a stochastic step that evaluates the denoiser once
     noise=torch.randn_like,  # noise(z) -> standard normal, for the step
-    ess_threshold=.5,  # resample when the effective share of particles falls below this
+    ess_threshold=.5,  # resample when the effective sample size falls below this share of them
 ):
     """Yield (z, log-weight (B,)) after each step; weighted, z follows p(z | c) p(c | z)^w.
 
