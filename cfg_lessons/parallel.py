@@ -190,7 +190,8 @@ def microbatched(
 def _seed(seed, device):
     "torch.manual_seed for the generators that are used; for all it costs a tenth of a millisecond."
     torch.default_generator.manual_seed(seed)
-    if device.type == 'cuda': torch.cuda.manual_seed(seed)
+    if device.type == 'cuda':  # the network's GPU, which need not be the current one
+        with torch.cuda.device(device): torch.cuda.manual_seed(seed)
 
 @contextmanager
 def _without_exchange(net):
