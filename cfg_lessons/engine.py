@@ -50,7 +50,7 @@ class TrainConfig:
     bf16: bool = False  # matrix products in bfloat16
     channels_last: bool = False  # layout of pictures and convolutions in memory
     compile: bool = False  # torch.compile
-    tf32: bool = False  # on GPUs, float32 products with ten bits of mantissa
+    tf32: bool = False  # TF32: on GPUs, float32 products with ten bits of mantissa, which is faster
     fsdp: bool = False  # shard weights and optimizer over the ranks (FSDP2), instead of DDP
     activation_checkpointing: bool = False  # compute activations twice instead of keeping them
     cudnn_benchmark: bool = True  # on GPUs, time convolutions and take the fastest
@@ -267,7 +267,7 @@ def fit(
     """Train until the config's last step and return "done", or "stopped" if a signal asked for it.
 
     Whatever happened to an earlier run in the folder, it goes on from the newest valid checkpoint.
-    Raises ValueError or OSError, in one sentence on every rank; MemoryError where memory ran out."""
+    Raises ValueError or OSError in one sentence on every rank; MemoryError where memory ran out."""
     rank_zero(lambda: check_config(config, net))
     folder = Path(folder).absolute()
     lr = lr or warmup(config.lr, config.warmup_steps)

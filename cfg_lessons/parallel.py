@@ -50,6 +50,7 @@ def process_group(
     if 'RANK' not in os.environ:
         yield device
         return
+    # Gloo and NCCL are libraries that carry out collectives, on CPUs and on NVIDIA's GPUs.
     backend = 'cpu:gloo,cuda:nccl' if device.startswith('cuda') else 'gloo'
     timeout = timedelta(minutes=minutes)
     store, rank, size = next(dist.rendezvous('env://', timeout=timeout))
