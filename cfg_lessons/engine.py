@@ -247,7 +247,8 @@ def _check_nonfinite(run, done, start):
                       for rank, bad in enumerate(last_bad) if bad >= first)
     where = f'the loss itself was not finite on {ranks or "no rank"}'
     if not ranks and first < start:  # a checkpoint has in_a_row, but not last_bad
-        where = 'it is not known on which rank, since the run was resumed after the first of them'
+        where = ('it is not known on which ranks the loss was not finite, since the run was '
+                 'resumed after the first of them')
     saved = next(iter(checkpoints(run.folder)), 'none')
     raise ValueError(f'Stopped after {done} steps: the last {in_a_row} had a gradient that is '
                      f'not finite and were skipped; {where}. The weights are those from before '

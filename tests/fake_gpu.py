@@ -229,7 +229,7 @@ def fit(watch, folder, make='UNet', hooks=(), **changes):
     from cfg_lessons import engine, recipes
     options = dict(steps=STEPS, batch_size=4, log_every=STEPS, bf16=True, channels_last=True)
     kind = 'classifier' if make == 'UNetClassifier' else 'unet'
-    loss, states = recipes.loss_of(recipes.Recipe(None, None, kind)), []
+    loss, states = recipes.loss_of(recipes.Recipe(network().config, None, kind)), []
     class Kept(engine.TrainState):
         def __init__(self, *args):
             super().__init__(*args)
@@ -280,7 +280,7 @@ def train(watch, folder):
     from cfg_lessons import logs, recipes
     from cfg_lessons.classifier_free import classifier_free
     def draw(net, noise, label): return drawing(watch, classifier_free(net, 1.))(noise, label)
-    hooks = (logs.validation_loss(recipes.loss_of(recipes.Recipe(None, None)), *DATA, 2),
+    hooks = (logs.validation_loss(recipes.loss_of(recipes.Recipe(network().config, None)), *DATA, 2),
              logs.sample_grid(folder, draw, torch.arange(4, device='cuda')))
     return fit(watch, folder, hooks=hooks, microbatch=2)
 
