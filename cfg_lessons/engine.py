@@ -46,11 +46,11 @@ class TrainConfig:
     ema_decay: tuple[float, ...] = (.9999,)  # decay of each average of the weights
     flip: bool = True  # whether to mirror half of the pictures
     seed: int = 0  # of order, mirroring, noise, dropped labels and dropout
-    # How it is computed
+    # How it is computed (which of these may change later is said in MUTABLE)
     bf16: bool = False  # matrix products in bfloat16
     channels_last: bool = False  # layout of pictures and convolutions in memory
     compile: bool = False  # torch.compile
-    tf32: bool = False  # on GPUs, float32 products with ten bits of mantissa
+    tf32: bool = False  # TF32: on GPUs, float32 products with ten bits of mantissa, which is faster
     fsdp: bool = False  # shard weights and optimizer over the ranks (FSDP2), instead of DDP
     activation_checkpointing: bool = False  # compute activations twice instead of keeping them
     cudnn_benchmark: bool = True  # on GPUs, time convolutions and take the fastest
@@ -65,7 +65,8 @@ class TrainConfig:
     peak_flops: float = 0.  # FLOP/s of a rank's device by its data sheet, for the log
 
 # %% ../nbs/14_engine.ipynb #c41e9d70
-# What may change when a run goes on; everything else changes the weights
+# What may change when a run goes on. These change no rule of training; microbatch (other noise),
+# fsdp and cudnn_benchmark (rounding) do change the digits. All other settings must stay.
 MUTABLE = ('steps microbatch fsdp activation_checkpointing cudnn_benchmark gpu_cache_fraction '
            'save_minutes save_every keep log_every max_nonfinite flops_per_example '
            'peak_flops').split()
@@ -85,15 +86,25 @@ def check_config(
         value = getattr(config, name)
         if type(value) not in (int, float) or not 0 <= value < math.inf:
             raise ValueError(f'{name} is {value!r}; it must be a finite number, 0 or more.')
+    for name in ('flip', 'bf16', 'channels_last', 'compile', 'tf32', 'fsdp',
+                 'activation_checkpointing', 'cudnn_benchmark'):
+        if type(getattr(config, name)) is not bool:
+            raise ValueError(f'{name} is {getattr(config, name)!r}; it must be True or False.')
     decays = config.ema_decay
-    listed = isinstance(decays, tuple) and decays and len(set(decays)) == len(decays)
-    if not listed or not all(type(d) in (int, float) and 0 <= d < 1 for d in decays):
+    if (not isinstance(decays, tuple) or not decays
+            or not all(type(d) in (int, float) and 0 <= d < 1 for d in decays)
+            or len(set(decays)) < len(decays)):
         raise ValueError(f'ema_decay is {decays!r}; it must be a tuple of different numbers from '
                          '0 to below 1.')
     multiple = rank_and_size()[1]*(config.microbatch or 1)
     if config.batch_size % multiple:
         raise ValueError(f'batch_size is {config.batch_size}; it must be a multiple of {multiple}, '
                          'the number of ranks times the microbatch.')
+    _check_net(config, net)
+
+# %% ../nbs/14_engine.ipynb #7c0e5d1b
+def _check_net(config, net):
+    "`check_config` for what concerns the network."
     if any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in net.modules()):
         raise ValueError('The network has a batch norm, whose averages a skipped step would spoil '
                          'for good; use a group norm.')
@@ -116,6 +127,7 @@ def cache_on_device(
     """The examples as a tensor on the device, if it is a GPU with room for them; else as they are.
     ImageNet at 64 x 64 takes 16 GB."""
     if torch.device(device).type != 'cuda' or not len(x): return x
+    if x.dtype != np.uint8: return x  # `from_uint8` says that pictures must be bytes
     free, _ = torch.cuda.mem_get_info(device)
     if x.nbytes > fraction*free: return x
     cached = torch.empty(x.shape, dtype=torch.uint8, device=device)
@@ -138,8 +150,10 @@ def train_batches(
     stream = batches(x, y, config.batch_size, config.seed, start, device, **share)
     stream = normalize(prefetch(stream))
     if config.flip: stream = random_flip(stream, config.seed, start, **share)
+    # preserve_format: as it is
     layout = torch.channels_last if config.channels_last else torch.preserve_format
-    for i, (x, label) in enumerate(stream, start): yield i, x.to(memory_format=layout), label
+    for i, (pictures, label) in enumerate(stream, start):
+        yield i, pictures.to(memory_format=layout), label
 
 # %% ../nbs/14_engine.ipynb #b3dbb79c
 def resume(
@@ -169,45 +183,49 @@ def _newest(folder, settings, log):
     return path, manifest['step']
 
 def _microbatches(config):
-    "Into how many parts a batch is cut, over all ranks."
+    "Into how many parts a batch is cut, over all ranks; config is the dict in the settings."
     at_once = config['microbatch'] or config['batch_size']//rank_and_size()[1]
     return config['batch_size']//at_once
 
 # %% ../nbs/14_engine.ipynb #6b090186
 class _Run:
-    "One call of `fit`: its clock, and what it writes. Every rank calls its methods."
+    """One call of `fit`: its clock, and what it writes. Every rank calls its methods; `done` is the
+    number of steps taken."""
     def __init__(self, folder, state, config, settings, log):
         self.folder, self.state, self.config = folder, state, config
         self.settings, self.log = settings, log
-        self.metrics = Metrics(next(state.net.parameters()).device)
+        self.device = next(state.net.parameters()).device
+        self.metrics = Metrics(self.device)
         self.writer = CheckpointWriter(folder, config.keep)
         self.saved = time.monotonic()  # when the last checkpoint was begun, or the run
 
-    def report(self, step, lr):
+    def report(self, done, lr):
         "Write a line of the log."
         config, means = self.config, reduce_metrics(self.metrics)
         means['examples_per_second'] = means['steps_per_second']*config.batch_size
         if config.flops_per_example and config.peak_flops:
             peak = config.peak_flops*rank_and_size()[1]
             means['mfu'] = means['examples_per_second']*config.flops_per_example/peak
-        if self.metrics.edges.is_cuda: means['memory'] = torch.cuda.max_memory_allocated()
-        self.log.line('step', step=step, lr=lr, skipped=int(self.state.opt.skipped), **means)
+        if self.device.type == 'cuda':
+            means['memory'] = torch.cuda.max_memory_allocated(self.device)
+        self.log.line('step', step=done, lr=lr, skipped=int(self.state.opt.skipped), **means)
 
-    def due(self, step):
+    def due(self, done):
         "Whether it is time for a checkpoint, by this rank's clock or by the number of steps."
         late = time.monotonic() - self.saved > 60*self.config.save_minutes
-        return late or bool(self.config.save_every) and step % self.config.save_every == 0
+        every = self.config.save_every
+        return late or (every > 0 and done % every == 0)
 
-    def save(self, step, hooks):
+    def save(self, done, hooks):
         "Begin to write a checkpoint; the hooks run while it is written."
         self.saved = time.monotonic()
-        manifest = dict(step=step, ranks=rank_and_size()[1], settings=self.settings,
+        manifest = dict(step=done, ranks=rank_and_size()[1], settings=self.settings,
                         microbatches=_microbatches(self.settings['config']))
         self.writer.save(self.state.tensors(), manifest)  # returns once all is copied
         facts = dict(seconds=time.monotonic() - self.saved)
         averaged = next(iter(self.state.averages.values())).net  # of the first ema_decay
-        for hook in hooks: facts |= hook(step, averaged) or {}
-        self.log.line('save', step=step, **facts)
+        for hook in hooks: facts.update(hook(done, averaged) or {})
+        self.log.line('save', **(facts | dict(step=done)))  # a hook may return a step as well
 
     def close(self):
         "End what writes; a checkpoint that is being written is finished first."
@@ -215,21 +233,26 @@ class _Run:
         finally: self.log.close()
 
 # %% ../nbs/14_engine.ipynb #938ccb02
-def _check_nonfinite(run, step):
-    "Raise ValueError, the same on every rank, if too many steps in a row were skipped."
+def _check_nonfinite(run, done, start):
+    """Raise ValueError, the same on every rank, if too many steps in a row were skipped; OSError if
+    the last checkpoint could not be written."""
     in_a_row = int(run.state.opt.in_a_row)
     if in_a_row < run.config.max_nonfinite: return
     run.writer.wait()  # so that the last checkpoint can be named
-    last_bad = [int(run.metrics.last_bad)]*rank_and_size()[1]  # of each rank; -1 for never
-    if len(last_bad) > 1: dist.all_gather_object(last_bad, last_bad[0])
-    first = max(0, step - in_a_row)  # of the steps that were skipped
-    where = ', '.join(f'rank {rank} (last in step {bad}, counted from 0)'
+    mine, size = int(run.metrics.last_bad), rank_and_size()[1]  # -1 for never
+    last_bad = [mine]*size
+    if size > 1: dist.all_gather_object(last_bad, mine)  # now one of each rank
+    first = max(0, done - in_a_row)  # number of the first skipped step; 0 at least, so -1 is none
+    ranks = ', '.join(f'rank {rank} (last in step {bad}, counted from 0)'
                       for rank, bad in enumerate(last_bad) if bad >= first)
+    where = f'the loss itself was not finite on {ranks or "no rank"}'
+    if not ranks and first < start:  # a checkpoint has in_a_row, but not last_bad
+        where = ('it is not known on which ranks the loss was not finite, since the run was '
+                 'resumed after the first of them')
     saved = next(iter(checkpoints(run.folder)), 'none')
-    raise ValueError(f'Stopped after {step} steps: the last {in_a_row} had a gradient that is '
-                     'not finite and were skipped; the loss itself was not finite on '
-                     f'{where or "no rank"}. The weights are those before. Last '
-                     f'checkpoint: {saved}.')
+    raise ValueError(f'Stopped after {done} steps: the last {in_a_row} had a gradient that is '
+                     f'not finite and were skipped; {where}. The weights are those from before '
+                     f'these steps. Last checkpoint: {saved}.')
 
 # %% ../nbs/14_engine.ipynb #65e0bcca
 def fit(
@@ -245,47 +268,48 @@ def fit(
     """Train until the config's last step and return "done", or "stopped" if a signal asked for it.
 
     Whatever happened to an earlier run in the folder, it goes on from the newest valid checkpoint.
-    Raises ValueError or OSError, in one sentence, on every rank; MemoryError on the rank that has
-    no memory left."""
+    Raises ValueError or OSError in one sentence on every rank; MemoryError where memory ran out."""
     rank_zero(lambda: check_config(config, net))
     folder = Path(folder).absolute()
     lr = lr or warmup(config.lr, config.warmup_steps)
     with locked(folder), stop_requested() as stop, _explained(), numerics(config):
         settings = rank_zero(lambda: _settings(config, recipe, data))
         state, log = TrainState(net, config), Log(folder, settings)
-        start = done = resume(folder, state, settings, log)
+        start = done = resume(folder, state, settings, log)  # steps taken, numbered from 0
         with closing(_Run(folder, state, config, settings, log)) as run:
             log.start(start)
             for step, mean_loss in _steps(run, loss, data, lr, start):
                 run.metrics.step(step, mean_loss, state.opt.norm)
                 done = step + 1
-                # All ranks must decide alike, since what follows is collective.
+                # Each rank has its own signals, clock and disk errors; if one says yes, all do,
+                # since what follows is collective.
                 stopping, due, failed = any_rank(stop(), run.due(done), run.writer.failed())
                 last = stopping or done == config.steps
-                if last or done % config.log_every == 0: run.report(done, lr(step))
+                if last or done % config.log_every == 0: run.report(done, float(lr(step)))
                 if last or due: run.save(done, hooks)
-                if last or failed: run.writer.wait()  # raises what went wrong in writing
+                if last or failed: run.writer.wait()  # the end waits; a failure is raised here
                 if last: break
                 if done % min(config.log_every, config.max_nonfinite) == 0:
-                    _check_nonfinite(run, done)  # here the host waits for the device
-            _check_nonfinite(run, done)
+                    _check_nonfinite(run, done, start)  # not each step: the host waits for a number
+            _check_nonfinite(run, done, start)
             ended = 'done' if done >= config.steps else 'stopped'
             log.line('stop', step=done, why=ended)
     return ended
 
 # %% ../nbs/14_engine.ipynb #df407ea5
 def _steps(run, loss, data, lr, start):
-    "The loop of chapter 5, from step `start` to the last; yields (step, loss)."
+    "`train` of chapter 5 on this rank's shares of the batches; yields (step, loss)."
     state, config = run.state, run.config
     model = parallelize(state.net, config)
     denoiser = in_bf16(model) if config.bf16 else model
     def loss_of(x, label): return loss(denoiser, x, label, run.metrics.note)
-    device = next(state.net.parameters()).device
-    left = max(0, config.steps - start)
-    stream = islice(train_batches(*data, config, device, start), left)
-    steps = train(microbatched(loss_of, model, config), state.opt, stream, lr=lr, start=start,
-                  ema=state,  # its update() steps every average
-                  clip=None)  # the optimizer clips
+    left = max(0, config.steps - start)  # it may be none
+    stream = islice(train_batches(*data, config, run.device, start), left)
+    share_loss = microbatched(loss_of, model, config)  # called with (i, x, label) of the stream
+    steps = train(share_loss, state.opt, stream, start=start,
+                  lr=lambda step: float(lr(step)),  # lr may return a scalar of NumPy or PyTorch
+                  ema=state,  # train calls its update(), which steps every average
+                  clip=None)  # state.opt clips, and skips what is not finite
     silent = True if rank_and_size()[0] else None  # None: only without a terminal
     return tqdm(steps, initial=start, total=config.steps, disable=silent)
 
@@ -295,7 +319,7 @@ def _settings(config, recipe, data):
     facts = dict(config=asdict(config), recipe=recipe or {},
                  data=dict(shape=data[0].shape, sha256=fingerprint(*data)))
     try: return json.loads(json.dumps(facts, allow_nan=False))
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, RecursionError) as e:
         raise ValueError(f'recipe holds more than finite numbers and words: {e}.') from None
 
 @contextmanager

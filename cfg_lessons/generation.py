@@ -15,9 +15,9 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from shutil import disk_usage, rmtree
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -49,11 +49,13 @@ def generate_from(
     ValueError or OSError, in one sentence."""
     folder, labels = Path(folder), np.asarray(labels)
     _check_request(labels, shape, seed, batch_size)
-    request = dict(seed=seed, shape=list(shape), n=len(labels), labels=fingerprint(labels),
+    request = dict(seed=seed, shape=list(shape), n=len(labels),
+                   labels=fingerprint(labels.astype(np.int64)),  # int32 or int64: the same classes
                    made=_plain(made))
     _claim(folder, request)
+    # A finished set is checked; then the loop finds nothing to do, and _join clears leftovers.
     if (folder/'notes.json').exists(): _check_finished(folder, request, labels)
-    rank, size = (int(os.environ.get(k, d)) for k, d in [('RANK', 0), ('WORLD_SIZE', 1)])
+    rank, size = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
     starts = range(0, len(labels), batch_size)[rank::size]
     for start in tqdm(starts, disable=None if rank == 0 else True):
         rows = np.arange(start, min(start + batch_size, len(labels)))
@@ -61,7 +63,7 @@ def generate_from(
         if not len(rows): continue
         label = torch.from_numpy(labels[rows].astype(np.int64)).to(device)
         with torch.no_grad(), _exact(): x = decode(draw(per_example_noise(seed, rows), label))
-        _store(folder, rows, x.cpu().numpy(), shape)
+        _store(folder, rows, x, shape)
     done = len(_done(folder, len(labels)))
     if done == len(labels): _join(folder, request, labels)
     elif rank == 0: sys.stderr.write(f'{done} of {len(labels)} pictures are there; others are at '
@@ -73,12 +75,14 @@ def _exact():
     return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 def _store(folder, rows, x, shape):
-    "Write the pictures of some rows; a file for each run of neighbours."
+    "Write the pictures of some rows, bytes on any device; a file for each run of neighbours."
     if x.shape != (len(rows), *shape):
-        raise ValueError(f'draw returned {x.shape} for {len(rows)} pictures of {tuple(shape)}.')
-    for _, run in groupby(enumerate(rows), lambda pair: pair[1] - pair[0]):
-        places, numbers = zip(*run)
-        part = x[places[0]:places[-1] + 1]
+        raise ValueError(f'draw returned {tuple(x.shape)} for {len(rows)} pictures of '
+                         f'{tuple(shape)}.')
+    if x.dtype != torch.uint8:
+        raise ValueError(f'decode returned {x.dtype}; pictures are kept as bytes (torch.uint8).')
+    gaps = np.flatnonzero(np.diff(rows) > 1) + 1  # rows that are there already lie between
+    for numbers, part in zip(np.split(rows, gaps), np.split(x.cpu().numpy(), gaps)):
         name = f'rows_{numbers[0]:09}_{numbers[-1] + 1:09}_{_digest(part)}.npy'
         try:
             with atomic_write(folder/'parts'/name) as f: np.save(f, part)
@@ -99,7 +103,7 @@ def _check_request(labels, shape, seed, batch_size):
 
 def _claim(folder, request):
     "Note what a folder is for, or compare it with what was noted; the first of several wins."
-    path, part = folder/'request.json', folder/f'request.{os.getpid()}.json'
+    path, part = folder/'request.json', folder/f'request.{uuid4().hex}.json'  # a name of its own
     if not path.exists():
         if any(folder.glob('*.npy')):
             raise ValueError(f'{folder} holds pictures already; give another folder.')
@@ -109,7 +113,7 @@ def _claim(folder, request):
         try:
             if need < room: os.link(part, path)
         except FileExistsError: pass  # another process was first
-        finally: part.unlink()
+        finally: part.unlink(missing_ok=True)
         if need >= room: raise OSError(f'{folder} has no room for pictures of {need/1e9:,.1f} GB.')
     before = read_json(path)
     if not isinstance(before.get('made'), dict):
@@ -168,7 +172,8 @@ def _join(folder, request, labels):
             notes = request | dict(images=list(shape), images_sha256=total.hexdigest()[:16])
             write_json(folder/'notes.json', notes)
         rmtree(folder/'parts', ignore_errors=True)
-        for path in (*folder.glob('*.part'), *folder.glob('request.*.json')): path.unlink()
+        for path in (*folder.glob('*.part'), *folder.glob('request.*.json')):
+            path.unlink(missing_ok=True)
 
 def _read(path, shape, digest):
     "A part; one that is not as it was written is removed. Raises ValueError."
@@ -206,6 +211,8 @@ def generate(
 ):
     """Make N pictures as bytes with any network, any guidance and any sampler, by `generate_from`,
     which says more, also of errors."""
+    check_whole('steps', steps, 2)
+    # The sampler visits the T finite levels, T - 1 steps; one more, to infinity, predicts x.
     levels = network.levels(steps)
     def draw(noise, label):
         denoiser = guidance(network.denoiser)  # anew for each batch: some rules remember

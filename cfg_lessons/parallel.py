@@ -50,6 +50,7 @@ def process_group(
     if 'RANK' not in os.environ:
         yield device
         return
+    # Gloo and NCCL are libraries that carry out collectives, on CPUs and on NVIDIA's GPUs.
     backend = 'cpu:gloo,cuda:nccl' if device.startswith('cuda') else 'gloo'
     timeout = timedelta(minutes=minutes)
     store, rank, size = next(dist.rendezvous('env://', timeout=timeout))
@@ -190,7 +191,8 @@ def microbatched(
 def _seed(seed, device):
     "torch.manual_seed for the generators that are used; for all it costs a tenth of a millisecond."
     torch.default_generator.manual_seed(seed)
-    if device.type == 'cuda': torch.cuda.manual_seed(seed)
+    if device.type == 'cuda':  # the network's GPU, which need not be the current one
+        with torch.cuda.device(device): torch.cuda.manual_seed(seed)
 
 @contextmanager
 def _without_exchange(net):

@@ -112,7 +112,7 @@ def reads_as(
 def from_flow(
     network,  # u(z_t, t, label) = eps - x at z_t = (1 - t) x + t eps, with t (B,) from 0 to 1
 ):
-    "The denoiser of a flow-matching network (Lipman et al. 2023, Liu et al. 2023)."
+    "The denoiser of a flow-matching network (Lipman et al. 2022, Liu et al. 2022)."
     def f(z, logsnr, label):
         alpha, sigma = alpha_sigma(logsnr, z)
         t, z_t = sigma/(alpha + sigma), z/(alpha + sigma)

@@ -36,7 +36,7 @@ WAITS = {
     '_check_nonfinite': (1, 'whether to give up, at a line of the log'),
     'validation_loss.hook': (1, 'one number, at a checkpoint'),
     'sample_grid.hook': (1, 'the pictures, at a checkpoint'),
-    'generate_from': (1, 'the finished pictures, to be written'),
+    '_store': (1, 'the finished pictures, to be written'),
     'to_uint8': (1, 'whether finished pictures have NaN'),
     'check_levels': (2, 'whether the levels rise, before the first step'),
     'dpmpp_2m': (1, 'whether the last level is infinite, before the first step'),
@@ -229,7 +229,7 @@ def fit(watch, folder, make='UNet', hooks=(), **changes):
     from cfg_lessons import engine, recipes
     options = dict(steps=STEPS, batch_size=4, log_every=STEPS, bf16=True, channels_last=True)
     kind = 'classifier' if make == 'UNetClassifier' else 'unet'
-    loss, states = recipes.loss_of(recipes.Recipe(None, None, kind)), []
+    loss, states = recipes.loss_of(recipes.Recipe(network().config, None, kind)), []
     class Kept(engine.TrainState):
         def __init__(self, *args):
             super().__init__(*args)
@@ -280,7 +280,7 @@ def train(watch, folder):
     from cfg_lessons import logs, recipes
     from cfg_lessons.classifier_free import classifier_free
     def draw(net, noise, label): return drawing(watch, classifier_free(net, 1.))(noise, label)
-    hooks = (logs.validation_loss(recipes.loss_of(recipes.Recipe(None, None)), *DATA, 2),
+    hooks = (logs.validation_loss(recipes.loss_of(recipes.Recipe(network().config, None)), *DATA, 2),
              logs.sample_grid(folder, draw, torch.arange(4, device='cuda')))
     return fit(watch, folder, hooks=hooks, microbatch=2)
 
@@ -349,12 +349,15 @@ def recipe(watch, folder):
 
 
 def groups(watch, folder):
-    "Say which GPU a process computes on."
-    from cfg_lessons.parallel import process_group
-    found = []
+    "Say which GPU a process computes on, and which one it seeds for a network on another."
+    from cfg_lessons.parallel import _seed, process_group
+    found, seeded = [], []
     for asked in 'cuda', 'cuda:1':
         with process_group(asked) as device: found.append((device, torch.cuda.current_device()))
-    return [] if found == [('cuda:3', 3), ('cuda:1', 1)] else [f'the GPUs are {found}']
+    def note(seed): seeded.append(torch.cuda.current_device())
+    with mock.patch.object(torch.cuda, 'manual_seed', note): _seed(5, torch.device('cuda:2'))
+    return ([f'the GPUs are {found}']*(found != [('cuda:3', 3), ('cuda:1', 1)])
+            + [f'seeded are {seeded}']*(seeded != [2]))
 
 
 SCENES = dict(train=train, resume=resume, classify=classify, draw=draw, guide=guide, recipe=recipe,
@@ -445,6 +448,9 @@ FAULTS = {
     'every process on the first GPU': Fault(
         'groups', 'parallel', 'os.environ.get("LOCAL_RANK", 0)', 'os.environ.get("RANK", 0)',
         'the GPUs are'),
+    'the current GPU seeded': Fault(
+        'groups', 'parallel', 'with torch.cuda.device(device): torch.cuda.manual_seed(seed)',
+        'torch.cuda.manual_seed(seed)', 'seeded are'),
     'autocast for the CPU': Fault(
         'classify', 'networks', 'torch.autocast(z.device.type,', "torch.autocast('cpu',",
         'torch.float32'),
@@ -454,7 +460,8 @@ FAULTS = {
     'bf16 forgotten': Fault(
         'classify', 'engine', 'in_bf16(model) if config.bf16 else model', 'model', 'torch.float32'),
     'pictures with channels first': Fault(
-        'classify', 'engine', 'x.to(memory_format=layout)', 'x.contiguous()', 'channels first'),
+        'classify', 'engine', 'pictures.to(memory_format=layout)', 'pictures.contiguous()',
+        'channels first'),
     'weights with channels first': Fault(
         'classify', 'checkpoints', 'net.to(memory_format=torch.channels_last)', 'pass',
         'channels first'),

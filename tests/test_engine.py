@@ -22,7 +22,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from cfg_lessons.checkpoints import (_digests, checkpoints, fingerprint, open_checkpoint,
                                      verify)
-from cfg_lessons.engine import TrainConfig, train_batches
+from cfg_lessons.engine import TrainConfig, cache_on_device, train_batches
 from cfg_lessons.images import batches, from_uint8
 from cfg_lessons.logs import read_log, sample_grid, validation_loss
 from cfg_lessons.parallel import SkipNonfinite, microbatched, parallelize, rank_zero
@@ -535,6 +535,7 @@ def test_out_of_memory_is_a_sentence(tmp_path):
 @pytest.mark.parametrize('wrong', [
     dict(lr=-1.), dict(warmup_steps=0), dict(seed=-1), dict(seed=2**70), dict(steps=12.5),
     dict(batch_size='16'), dict(clip=math.nan), dict(microbatch=-1), dict(ema_decay=(1.,)),
+    dict(ema_decay=([.9],)), dict(flip='no'), dict(bf16=1), dict(compile=None),
     dict(ema_decay=()), dict(ema_decay=.9), dict(ema_decay=(.9, .9)), dict(ema_decay=('a',)),
     dict(save_minutes=math.inf), dict(peak_flops='x')], ids=str)
 def test_a_wrong_config_leaves_no_trace(tmp_path, wrong):
@@ -579,9 +580,17 @@ def test_the_same_network_again(straight, tmp_path):
 
 
 def test_nonfinite_steps_at_the_end_are_said_again(tmp_path):
-    for _ in range(2):
-        with pytest.raises(ValueError, match='Stopped after 12 steps: the last 3'):
+    for where in ('on rank 0', 'it is not known on which ranks .* since the run was resumed'):
+        with pytest.raises(ValueError, match=f'Stopped after 12 steps: the last 3 .*{where}'):
             run(tmp_path, dict(max_nonfinite=3), at={str(i): 'nan' for i in (9, 10, 11)})
+
+
+def test_a_gradient_that_is_not_finite_while_the_loss_is(tmp_path):
+    def loss(denoiser, x, label, note):
+        value = paper_loss(denoiser, x, label, note)
+        return value + (value - value.detach()).abs().sqrt()  # the root's slope at 0 is infinite
+    with pytest.raises(ValueError, match='the loss itself was not finite on no rank'):
+        run(tmp_path, dict(max_nonfinite=3), loss=loss)
 
 
 @pytest.mark.parametrize('make', [os.mkfifo, lambda p: p.write_text(''), lambda p: p.symlink_to('.')])
@@ -599,7 +608,34 @@ def test_an_error_of_one_rank_is_said_once(tmp_path, capfd):
     assert capfd.readouterr().err.count('seed was 0 and is 5') == 1
 
 
+def test_pictures_that_are_no_bytes_are_a_sentence(tmp_path):
+    "On a GPU they are not made bytes on the way there either."
+    x, y = DATA
+    with pytest.raises(ValueError, match='Pictures are kept as bytes'):
+        run(tmp_path, data=(x/255, y))
+    assert cache_on_device(floats := x/255, 'cuda') is floats
+
+
+def test_a_recipe_without_end_is_a_sentence(tmp_path):
+    recipe = {}
+    for _ in range(100_000): recipe = dict(inside=recipe)
+    with pytest.raises(ValueError, match='recipe holds more than'): run(tmp_path, recipe=recipe)
+
+
+@pytest.mark.parametrize('scalar', [np.float32, torch.tensor])
+def test_a_learning_rate_of_any_library(tmp_path, scalar):
+    for name, lr in (('plain', lambda step: .125), ('other', lambda step: scalar(.125))):
+        run(tmp_path/name, dict(steps=2), lr=lr)
+    assert [line['lr'] for line in read_log(tmp_path/'other')] == [.125]*2
+    assert apart(tmp_path/'plain', tmp_path/'other') == 0
+
+
 # What a run leaves behind
+
+def test_a_hook_may_return_the_step(tmp_path):
+    run(tmp_path, dict(steps=3), hooks=[lambda step, net: dict(step=step, half=step/2)])
+    line, = read_log(tmp_path, 'save')
+    assert line['step'] == 3 and line['half'] == 1.5
 
 def test_a_run_describes_itself(tmp_path):
     "At each kept step, also in a folder that has moved."

@@ -226,6 +226,40 @@ def test_pictures_of_another_shape_are_refused(tmp_path):
         generate_from(tmp_path, lambda noise, label: torch.zeros(1, 8, 8), LABELS, SHAPE, MADE)
 
 
+def test_pictures_that_are_no_bytes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match='decode returned torch.float32'):
+        generate_from(tmp_path, draw, LABELS, SHAPE, MADE, decode=lambda x: x)
+
+
+def test_labels_of_another_width_are_the_same(whole, tmp_path):
+    begun(tmp_path, stop=2)
+    generate_from(tmp_path, draw, LABELS.astype(np.int32), SHAPE, MADE)
+    assert (open_images(tmp_path)[0] == whole).all()
+
+
+def test_one_step_is_refused_and_leaves_no_trace(tmp_path):
+    def levels(T): return torch.cat([cosine(torch.linspace(1, 0, T)), torch.tensor([torch.inf])])
+    network = generation.Network(lambda z, logsnr, label: z, SHAPE, 10, levels)
+    with pytest.raises(ValueError, match='steps is 1; it must be'):
+        generation.generate(tmp_path/'x', network, lambda f: f, sample, LABELS, 1, MADE)
+    assert not (tmp_path/'x').exists()
+
+
+def test_a_claim_has_a_name_of_its_own_on_each_machine(whole, tmp_path, monkeypatch):
+    "Two machines may have the same process id; and who joins may clear the other's claim."
+    names, write, link = [], generation.write_json, os.link
+    def note(path, facts): names.append(path.name) or write(path, facts)
+    def cleared(source, goal):
+        link(source, goal)
+        Path(source).unlink()
+    monkeypatch.setattr(os, 'getpid', lambda: 7)
+    monkeypatch.setattr(generation, 'write_json', note)
+    monkeypatch.setattr(os, 'link', cleared)
+    for name in 'ab': generate_from(tmp_path/name, draw, LABELS, SHAPE, MADE)
+    claims = [name for name in names if name.startswith('request.')]
+    assert len(claims) == len(set(claims)) == 2 and (open_images(tmp_path/'a')[0] == whole).all()
+
+
 def test_a_full_disk_is_a_sentence_and_loses_nothing(whole, tmp_path, capfd):
     "Here files may not exceed 2,000 bytes: the parts fit, the whole does not."
     def cramped():
