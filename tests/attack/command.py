@@ -63,7 +63,7 @@ class Attack:
         return 'a bare error'
 
     def report(self):
-        "What was counted and found until now, and before in kinds that were not tried again; a dict."
+        "What was counted and found, now and before in kinds that were not tried again; a dict."
         before = json.loads(self.out.read_text()) if self.out.exists() else {}
         counts = before.get('counts', {}) | {k: dict(v) for k, v in self.counts.items()}
         seconds = before.get('seconds_of', {}) | self.seconds

@@ -74,7 +74,7 @@ class Process:
         self.words.unlink()
         if hangs: raise Fault(f'hangs; it said: {text[-300:]}')
         found = 'Traceback' in text
-        self.curves = found and 'curve' in text  # TensorBoard's thread has said why it ended
+        self.curves = found and ('curve' in text or 'tensorboard/' in text)  # why it ended
         if alone and found and not self.curves:
             raise Fault(f'a traceback: {text[-600:]}')
         return code, text.rpartition('\n@')[2]
