@@ -132,7 +132,7 @@ class UNetConfig:
     null_row: bool = True  # whether the table of classes has a row for NULL
     out_channels: int = 0  # channels of the answer; 0 takes those of the picture
     dropout: float = 0.  # share of features dropped in training
-    film: bool = True  # scale and shift from the embedding; False only adds it
+    film: bool = True  # scale and shift from the embedding; False only adds it, in vain at width 32
     block_resampling: bool = True  # resample inside residual blocks; False uses plain convolutions
 
     def __post_init__(self):
