@@ -301,7 +301,8 @@ def check_ranks(
             alike = torch.corrcoef(torch.stack([a, b]))[0, 1].item()
             if a.equal(b) or abs(alike) > 5/len(a)**.5:
                 return [f'Two ranks draw the same numbers (correlation {alike:.2f}): their '
-                        'batches are worth less. Derive the seed from the place in the batch, or from the rank, too.']
+                        'batches are worth less. Derive the seed from the place in the '
+                        'batch, or from the rank, too.']
     return []
 
 # %% ../nbs/94_faults.ipynb #ae100f0b
