@@ -58,6 +58,7 @@ def _plainly(answer):
     if type(answer) in (tuple, list): return tuple(map(_plainly, answer))
     return int(answer) if isinstance(answer, float) and answer.is_integer() else answer
 
+# %% ../nbs/92_exercises.ipynb #2c8e41d7
 def _like(out, args):
     """What an answer returned, with tensors for arrays and lists, in the float type of the tensors
     that it was given. An answer that was given arrays returns arrays."""
@@ -79,11 +80,11 @@ def _like(out, args):
 def _recording(answer, returned):
     "The answer; if it is a function, what it returns is also added to the list `returned`."
     if not isinstance(answer, FunctionType): return answer
-    @wraps(answer)
-    def note(*args, **kwargs):
-        returned.append(answer(*args, **kwargs))
-        return _recording(_like(returned[-1], [*args, *kwargs.values()]), returned)
-    return note
+    def note(out, args):
+        returned.append(out)
+        return _recording(_like(out, args), returned)
+    asked = lambda *args, **kwargs: note(answer(*args, **kwargs), [*args, *kwargs.values()])
+    return wraps(answer)(asked)
 
 # %% ../nbs/92_exercises.ipynb #4c37a48f
 def mark(
