@@ -58,7 +58,7 @@ def _plainly(answer):
     if type(answer) in (tuple, list): return tuple(map(_plainly, answer))
     return int(answer) if isinstance(answer, float) and answer.is_integer() else answer
 
-# %% ../nbs/92_exercises.ipynb #172848c1
+# %% ../nbs/92_exercises.ipynb #2c8e41d7
 def _like(out, args):
     """What an answer returned, with tensors for arrays and lists, in the float type of the tensors
     that it was given. An answer that was given arrays returns arrays."""
@@ -83,8 +83,8 @@ def _recording(answer, returned):
     def note(out, args):
         returned.append(out)
         return _recording(_like(out, args), returned)
-    return wraps(answer)(lambda *args, **named: note(answer(*args, **named),
-                                                     [*args, *named.values()]))
+    asked = lambda *args, **kwargs: note(answer(*args, **kwargs), [*args, *kwargs.values()])
+    return wraps(answer)(asked)
 
 # %% ../nbs/92_exercises.ipynb #4c37a48f
 def mark(

@@ -68,13 +68,11 @@ class Live:
 
     def __repr__(self): return repr(self.still)
 
-# %% ../nbs/91_lab.ipynb #5e9c01b6
-# Names the handles of sliders and describes the picture, for screen readers: ipywidgets does not.
+# %% ../nbs/91_lab.ipynb #5e9c01b7
+_PAGE_DPI, _SHARP = 92, 2  # page pixels an inch, and pixels of the picture for each of them
 _NAMED = """<script>
 (script => {
-    const set = (e, key, text) => {
-        if (e && e.getAttribute(key) != text) e.setAttribute(key, text)
-    }
+    const set = (e, key, to) => { if (e && e.getAttribute(key) != to) e.setAttribute(key, to) }
     const text = (e, of) => e.querySelector(of)?.textContent.trim() ?? ''
     const name = box => {
         for (const slider of box.querySelectorAll('.widget-slider')) {
@@ -96,8 +94,7 @@ _NAMED = """<script>
 })(document.currentScript)
 </script>"""
 
-# %% ../nbs/91_lab.ipynb #5e9c01b7
-_PAGE_DPI, _SHARP = 92, 2  # page pixels an inch, and pixels of the picture for each of them
+# %% ../nbs/91_lab.ipynb #3d70b6f4
 def _box(live):
     "The controls of a `Live`, a button that puts them back, the picture and its words."
     import ipywidgets
