@@ -4,11 +4,13 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
 from cfg_lessons.checkpoints import checkpoints, read_tensors, verify
 from cfg_lessons.diffusion import cosine
@@ -85,6 +87,7 @@ def start(n, f, *args, **kwargs):
         code = 1
         try:
             torch.set_num_threads(1)
+            tqdm.set_lock(threading.RLock())  # its own: one who is killed must not keep all others'
             group = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=n, MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
             if n > 1: os.environ.update({k: str(v) for k, v in group.items()})
             with exit_on_error(): f(*args, **kwargs)
