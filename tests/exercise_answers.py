@@ -187,8 +187,7 @@ def pair(value, wrong, *more):
 
 # What a chapter computes at greater length than its checks need, by name.
 CHEAPER = dict(
-    guided='{0.: torch.randn(3000, 2)}', truth='final(sample(crowd64, z0, c0, edm_grid(600), heun))', on_paper='None', _='None',
-    on_edm='dict(DDIM=torch.tensor([(final(methods["DDIM"](40, edm_grid)) - final(sample(crowd64, z0, c0, edm_grid(600), heun))).pow(2).mean().sqrt()]*len(budgets)))',
+    guided='{0.: torch.randn(3000, 2)}', _='None',
     bills='{name: bill_once(name) for name in ("imagenet64", "imagenet128", "small")}')
 
 # What a check asks of a chapter anew for each answer, and may ask once for all: by its numbers alone.
@@ -291,7 +290,7 @@ CASES['check_as_mixture'] = Case([
 
 # 3: sampling
 CASES['check_needed'] = numbers(611, ['40', '80', '160', '380', '1600', '1100', '0', '-611', '64', '"600"', '300', 'float("inf")', '[1, 2]'], '500', '800', '620.5')
-CASES['check_midpoint'] = Case([
+Case([
     'midpoint_like(lambda a, b: (a + b)/2)',
     'def midpoint(denoiser, z, logsnr, logsnr_next, label, noise=None):\n    half = -2*(((-logsnr/2).exp() + (-logsnr_next/2).exp())/2).log()\n    z_half = renoise(z, logsnr, half, denoiser(z, logsnr, label))\n    return renoise(z, logsnr, logsnr_next, denoiser(z_half, half, label))',
     'def midpoint(denoiser, z, a, b, label, noise=None):\n    half = -2*torch.log(.5*torch.exp(-.5*a) + .5*torch.exp(-.5*b))\n    e = denoiser(ddim(denoiser, z, a, half, label), half, label)\n    return diffuse(predict_x(z, a, e), b, e)',
@@ -395,7 +394,7 @@ CASES['check_wrong_way'] = Case([
     WRONG_WAY.format('- w*alpha_sigma(l, z)[1]', 'c'), 'classifier_guided if False else (lambda d, f, w: classifier_guided(d, f, w))', WRONG_WAY.format('+ w', 'c'), WRONG_WAY.format('+ w*alpha_sigma(l, z)[1]**2', 'c'), WRONG_WAY.format('+ alpha_sigma(l, z)[1]', 'c'),
     WRONG_WAY.format('+ w*alpha_sigma(l, z)[0]', 'c'), WRONG_WAY.format('+ (1 + w)*alpha_sigma(l, z)[1]', 'c'), WRONG_WAY.format('+ w*alpha_sigma(l, z)[1]', 'torch.full_like(c, NULL)'), WRONG_WAY.format('+ w/alpha_sigma(l, z)[1]', 'c'),
     'lambda d, f, w: d', WRONG_WAY.format('+ w*alpha_sigma(l[:1].expand(len(l)), z)[1]', 'c'), 'lambda d, f, w: lambda z, l, c: d(z, l, c) + w*alpha_sigma(l, z)[1]*class_gradient(f, z, l, (c + 1) % 3)'])
-CASES['check_differences'] = Case([
+Case([
     'def f(world, z, logsnr, label):\n    p, s = posterior(world, z, logsnr), scores(world, z, logsnr)\n    own = exact_score(world, z, logsnr, label)\n    return sum(p[:, k, None]*(own - s[k]) for k in range(3))',
     'lambda world, z, l, c: exact_score(world, z, l, c) - exact_score(world, z, l, torch.full_like(c, NULL))',
     'lambda world, z, l, c: exact_score(world, z, l, c) - torch.einsum("bk,kbd->bd", posterior(world, z, l), torch.stack(scores(world, z, l)))',
@@ -422,7 +421,7 @@ CASES['check_between'] = Case([
     BETWEEN.format('low < l[0] < high', 'classifier_free(denoiser, 1 + w)', D), BETWEEN.format('low < l[0] < high', 'unconditional(denoiser)', D), BETWEEN.format('low < l[0] < high', 'classifier_free(denoiser, -w)', D),
     'lambda d, w, low, high: lambda z, l, c: torch.where(((low < l) & (l < high)).reshape(-1, *[1]*(z.ndim - 1)), classifier_free(d, w)(z, l, c), d(z, l, c))', BETWEEN.format('low < l[0]/2 < high', G, D), BETWEEN.format('abs(l[0]) > low', G, D)])
 HALF = 'wrapper(lambda e, u, w, z, l, c: {})'
-CASES['check_half'] = Case([HALF.format(t) for t in (
+Case([HALF.format(t) for t in (
     'torch.cat([((1 + w)*e - w*u)[:, :1], e[:, 1:]], 1)', 'e + w*(e - u)*torch.tensor([1., 0.]).to(z)', 'torch.stack([e[:, 0] + w*(e[:, 0] - u[:, 0]), e[:, 1]], 1)', 'torch.where(torch.tensor([True, False]), guide(e, u, w), e)')] + [
     'def rule(denoiser, w):\n    def f(z, logsnr, label):\n        out = denoiser(z, logsnr, label).clone()\n        out[:, 0] = classifier_free(denoiser, w)(z, logsnr, label)[:, 0]\n        return out\n    return f'], [HALF.format(t) for t in (
     'guide(e, u, w)', 'e', 'torch.cat([e[:, :1], guide(e, u, w)[:, 1:]], 1)', 'torch.cat([guide(e, u, w)[:, :1], u[:, 1:]], 1)', 'torch.cat([guide(e, u, w)[:, :1], 0*e[:, 1:]], 1)', 'guide(e, u, w)[:, :1]',
@@ -453,7 +452,7 @@ CASES['check_infinite'] = Case([
     'lambda n, d: (n[-1]*d[-1] - n[0]*d[0])/(n[-1] - n[0])', 'lambda n, d: float(np.polyfit(1/np.sqrt(np.asarray(n)), np.asarray(d), 1)[1])', 'lambda n, d: float(np.polyfit(1/np.asarray(n), np.asarray(d), 2)[2])',
     'lambda n, d: float(np.polyval(np.polyfit(1/np.asarray(n), np.asarray(d), 1), 1))', 'lambda n, d: 0.', 'lambda n, d: float(np.polyfit(1/np.asarray(n), np.asarray(d), 1)[1]) + .1', 'lambda n, d: float(np.polyfit(1/np.asarray(n), np.log(np.asarray(d)), 1)[1])'],
     ('list', 'input', 'needs a gradient'))
-CASES['check_impostor'] = Case(['ringed()', 'ringed(n_angles=5)', 'ringed(start=1.)', 'lambda n: ringed()(n).double()', 'lambda n: ringed()(n).numpy()', 'lambda n: ringed()(n).flip(0)', 'lambda n: ringed(n_angles=4)(n)'], [
+Case(['ringed()', 'ringed(n_angles=5)', 'ringed(start=1.)', 'lambda n: ringed()(n).double()', 'lambda n: ringed()(n).numpy()', 'lambda n: ringed()(n).flip(0)', 'lambda n: ringed(n_angles=4)(n)'], [
     'lambda n: torch.randn(n, 2)', 'lambda n: torch.randn(n, 2)*ringed()(4000).std()', 'lambda n: sample_mixture(rings(), n, seed=3)[0]', 'ringed(1.1)', 'ringed(1.7)', 'ringed(.5)', 'ringed(shift=.3)', 'ringed(squash=.5)', 'ringed(fraction=.5)',
     'lambda n: torch.zeros(n, 2)', 'lambda n: None', 'lambda n: ringed()(100)', 'lambda n: ringed()(n)[:, :1]', 'lambda n: 2*ringed()(n)', 'lambda n: ringed()(n).T'], auto=False)
 CASES['check_better'] = Case(['lambda: x_train[torch.randperm(len(x_train), generator=torch.Generator().manual_seed(0))[:357]]', *(f'lambda: x_train[torch.randperm(len(x_train), generator=torch.Generator().manual_seed({k}))[:357]]' for k in (3, 5, 8)), 'lambda: x_train[1::4][:357]'], [
@@ -487,7 +486,7 @@ CONFIG = 'UNetConfig(side=32, width={w}, mults={m}, blocks=2, attention={a}, num
 cfg = lambda w=64, m='(1, 2, 3)', a='(16, 8)', c=10, more='': CONFIG.format(w=w, m=m, a=a, c=c, more=more)
 CASES['check_middling'] = Case([cfg(), cfg(m='[1, 2, 3]') if False else cfg(more=', null_row=True'), cfg(w=64, m='(1, 2, 2)'), cfg(more=', dropout=.1'), cfg(a='(8, 16)'), cfg(more=', channels=3')], [
     cfg(w=192), cfg(w=32), cfg(m='(1, 2, 3, 4)', a='(16, 8)'), cfg(m='(1, 2)', a='(16,)'), cfg(a='(16,)'), cfg(a='()'), cfg(c=1000), cfg(c=0), cfg(more=', null_row=False'), cfg(more=', channels=1'), cfg().replace('side=32', 'side=64'), 'UNetConfig()', '10_000_000', cfg(c=11), cfg(a='(32, 16, 8)')])
-CASES['check_cut'] = Case([
+Case([
     'cut_by_hook(lambda h, kept: torch.cat([h, 0*kept], 1))', 'cut_by_hook(lambda h, kept: torch.cat([h, torch.zeros_like(kept)], 1))', 'cut_by_hook(lambda h, kept: F.pad(h, (0, 0, 0, 0, 0, kept.shape[1])))',
     'cut_by_hook(lambda h, kept: torch.cat([h, kept.new_zeros(kept.shape)], 1))', 'cut_by_hook(lambda h, kept: torch.cat((h, kept.detach()*0.), dim=1))'], [
     'UNet', 'cut_by_hook(lambda h, kept: torch.cat([0*h, kept], 1))', 'cut_by_hook(lambda h, kept: torch.cat([h, h[:, :1].expand_as(kept)], 1))', 'cut_by_hook(lambda h, kept: torch.cat([0*h, 0*kept], 1))', 
@@ -530,7 +529,7 @@ CASES['check_variances'] = Case([
     'lambda a, b, w: (a/2**w, a/(1 + w/2))', 'lambda a, b, w: (a**(1 + w)*b**-w)', 'lambda b, a, w: (a**(1 + w)*b**-w, a*b/((1 + w)*b - w*a))', 'lambda a, b, w: (a**(1 + w), a*b/((1 + w)*b - w*a))', 'lambda a, b, w: (a, b)', 'lambda a, b, w: (a**w*b**-w, a*b/(w*b - w*a))', 'lambda a, b, w: (a**(1 + w)*b**-w, a/(1 + w))',
     'lambda a, b, w: ((1 + w)*a - w*b, a*b/((1 + w)*b - w*a))', 'lambda a, b, w: (a**(1 + 1)*b**-1, a*b/((1 + 1)*b - 1*a))'], ('needs a gradient', 'twice', 'half', 'plus', 'flipped', 'batch'))
 CASES['check_impossible'] = numbers(-3., ['-1', '0', '1', '-1.5', '-1.9', '2', '3', '100', 'float("nan")', '"-3"', '[-3, -4]', '-.5'], '-2.5', '-2', '-4.5')
-CASES['check_reweighed'] = Case([
+Case([
     'lambda x, log_q, label, w: (tilted_log(x, label, w) - log_q).softmax(0)', 'def f(x, log_q, label, w):\n    v = tilted_log(x, label, w) - log_q\n    e = (v - v.max()).exp()\n    return e/e.sum()', 'lambda x, q, c, w: (log_density(three_gaussians(), x, torch.full((len(x),), 20.).to(x), c) + w*log_posterior(three_gaussians(), x, torch.full((len(x),), 20.).to(x))[torch.arange(len(x)), c] - q).softmax(0)',
     'lambda x, q, c, w: torch.exp(torch.log_softmax(tilted_log(x, c, w) - q, 0))', 'lambda x, q, c, w: (tilted_log(x, c, w, 25.) - q).softmax(-1)'], [
     'lambda x, q, c, w: (tilted_log(x, c, w) - q).exp()', 'lambda x, q, c, w: tilted_log(x, c, w).softmax(0)', 'lambda x, q, c, w: (-q).softmax(0)', 'lambda x, q, c, w: (tilted_log(x, c, w) + q).softmax(0)', 'lambda x, q, c, w: (q - tilted_log(x, c, w)).softmax(0)', 'lambda x, q, c, w: torch.full((len(x),), 1/len(x)).to(x)',
@@ -540,7 +539,7 @@ CASES['check_half_way'] = numbers(.5625, ['.25', '.75', '.5', '.667', '1.', '.33
 
 # 13: beyond
 CASES['check_kappa'] = pair('(.4424, 2.765)', ['(.442, 2)', '(.442, .5)', '(.442, 1.)', '(.221, 2.765)', '(.442, 3.765)', '(.787, 2.765)', '(.393, 2.765)', '(.5, 3)'], '(.442, 2.77)', '(2*(1 - math.exp(-.25)), 2*(1 - math.exp(-.25))/(1 - math.exp(-.125)) - 1)')
-CASES['check_clamped'] = Case([
+Case([
     'lambda w, least: lambda logsnr: linear_weight(w)(logsnr).clamp(min=least)', 'lambda w, least: lambda l: torch.maximum(linear_weight(w)(l), torch.full_like(l, least))', 'lambda w, least: lambda l: least + (linear_weight(w)(l) - least).relu()', 'lambda w, least: lambda l: torch.where(linear_weight(w)(l) < least, least, linear_weight(w)(l))',
     'lambda w, least: lambda l: (2*w*(1 - timestep(l)/1000)).clip(least)'], [
     'lambda w, least: linear_weight(w)', 'lambda w, least: lambda l: linear_weight(w)(l).clamp(max=least)', 'lambda w, least: lambda l: linear_weight(w)(l).clamp(min=w)', 'lambda w, least: lambda l: linear_weight(w)(l).clamp(min=least*w)', 'lambda w, least: lambda l: linear_weight(w)(l) + least', 'lambda w, least: lambda l: linear_weight(w*w)(l).clamp(min=least)',
@@ -569,7 +568,7 @@ CASES['check_noise'] = Case([
 CASES['check_interval'] = Case([
     'lambda cost, between: (2*cost*between)**.5', 'lambda c, m: math.sqrt(2*c*m)', 'lambda c, m: np.sqrt(2*c*m)', 'lambda c, m: torch.tensor(2.*c*m).sqrt()', 'lambda c, m: 2*m*math.sqrt(c/(2*m))'], [
     'lambda c, m: (c*m)**.5', 'lambda c, m: 2*(c*m)**.5', 'lambda c, m: 2*c*m', 'lambda c, m: (2*m/c)**.5', 'lambda c, m: (2*c*m)**.5/4', 'lambda c, m: (c*m/2)**.5', 'lambda c, m: (2*c/m)**.5', 'lambda c, m: m/2', 'lambda c, m: 134', 'lambda c, m: (10*m)**.5', 'lambda c, m: 537.', 'lambda c, m: (2*c*28800)**.5'], ('list', 'needs a gradient', 'plus') )
-CASES['check_trapezoid'] = Case([
+Case([
     'lambda peak, warm, decay_from, steps: lambda step: min(warmup(peak, warm)(step), peak*max(0., (steps - step)/(steps - decay_from)))',
     'def t(peak, warm, decay_from, steps):\n    def lr(step):\n        if step >= steps: return 0.\n        if step > decay_from: return peak*(steps - step)/(steps - decay_from)\n        return warmup(peak, warm)(step)\n    return lr',
     'lambda peak, warm, decay_from, steps: lambda s: warmup(peak, warm)(s)*min(1., max(0., (steps - s)/(steps - decay_from)))', 'lambda peak, warm, decay_from, steps: lambda s: warmup(peak, warm)(s) if s <= decay_from else float(np.interp(s, [decay_from, steps], [peak, 0.]))',
@@ -616,7 +615,7 @@ CASES['check_sample'] = Case([
     'lambda z, l, x: predict_eps(z, l, x)', 'lambda z, l, x: predict_eps(z, l, x[:, -z.shape[1]:])', 'lambda z, l, x: x[:, :z.shape[1]]', 'lambda z, l, x: predict_x(z, l, x[:, :z.shape[1]])', 'lambda z, l, x: eps_from_velocity(z, l, x[:, :z.shape[1]])', 'lambda z, l, x: z - alpha_sigma(l, z)[0]*x[:, :z.shape[1]]', 'lambda z, l, x: predict_eps(z, -l, x[:, :z.shape[1]])',
     'lambda z, l, x: (z - x[:, :z.shape[1]])/alpha_sigma(l, z)[1]', 'lambda z, l, x: predict_eps(z, l, x[:, :3])' if False else 'lambda z, l, x: predict_eps(z, l, x[:, :1].expand_as(z))', 'lambda z, l, x: predict_eps(z, l[:1].expand(len(l)), x[:, :z.shape[1]])', 'lambda z, l, x: predict_eps(z, l, x[:, 1:1 + z.shape[1]])', 'lambda z, l, x: predict_eps(z, l, x[:len(z)//2, :z.shape[1]])'])
 THREE = 'wrapper(lambda e, u, w, z, l, c: {})'
-CASES['check_three'] = Case([THREE.format(t) for t in (
+Case([THREE.format(t) for t in (
     'torch.cat([guide(e, u, w)[:, :3], e[:, 3:]], 1)', 'torch.cat([(e + w*(e - u))[:, :3], e[:, 3:]], dim=1)', 'e + w*(e - u)*(torch.arange(e.shape[1]) < 3).to(e)[:, None, None]', 'torch.cat([e[:, :3] + w*(e[:, :3] - u[:, :3]), e[:, 3:]], 1)')] + [
     'lambda d, w: lambda z, l, c: torch.cat([classifier_free(d, w)(z, l, c)[:, :3], d(z, l, c)[:, 3:]], 1)'], [THREE.format(t) for t in (
     'guide(e, u, w)', 'e', 'torch.cat([guide(e, u, w)[:, :3], u[:, 3:]], 1)', 'torch.cat([guide(e, u, w)[:, :3], 0*e[:, 3:]], 1)', 'guide(e, u, w)[:, :3]', 'torch.cat([e[:, :3], guide(e, u, w)[:, 3:]], 1)', 'torch.cat([guide(e, u, w)[:, :2], e[:, 2:]], 1)', 'torch.cat([guide(e, u, w)[:, :4], e[:, 4:]], 1)', 'torch.cat([e[:, :1], guide(e, u, w)[:, 1:]], 1)',
@@ -631,13 +630,13 @@ CASES['check_nearest'] = Case([
     'lambda image, size: cropped(image, size, at=lambda i, s: (i + .25)*s)', 'lambda image, size: cropped(image, size).transpose(2, 0, 1)', 'lambda image, size: cropped(image, 16)', 'lambda image, size: 255 - cropped(image, size)'], auto=False)
 STEPS = 'lambda recipe, gpus, days: {}'
 full = 'RECIPES[recipe].train.steps'
-CASES['check_steps'] = Case([STEPS.format(t) for t in (
+Case([STEPS.format(t) for t in (
     f'gpus*days*24/bill_once(recipe)["gpu_hours"]*{full}//1000*1000', f'int(gpus*days*24*{full}/bill_once(recipe)["gpu_hours"]/1000)*1000', f'1000*math.floor(gpus*days*24*3600*.4*GPUS["H100"].flops/(bill_once(recipe)["flops"]/{full})/1000)', f'np.floor(gpus*days*24/bill_once(recipe)["gpu_hours"]*{full}/1e3)*1e3',
     f'torch.tensor(gpus*days*24/bill_once(recipe)["gpu_hours"]*{full}/1000).floor()*1000')], [STEPS.format(t) for t in (
     f'gpus*days*24/bill_once(recipe)["gpu_hours"]*{full}', f'days*24/bill_once(recipe)["gpu_hours"]*{full}//1000*1000', f'gpus*24/bill_once(recipe)["gpu_hours"]*{full}//1000*1000', f'gpus*days*24/bill_once("imagenet64")["gpu_hours"]*{full}//1000*1000', f'gpus*days*24/bill_once(recipe)["gpu_hours"]*{full}//1000', f'gpus*days*24/bill_once(recipe)["gpu_hours"]*400_000//1000*1000',
     f'gpus*days*24/bill_once(recipe, mfu=1.)["gpu_hours"]*{full}//1000*1000', f'gpus*days/bill_once(recipe)["gpu_hours"]*{full}//1000*1000', f'math.ceil(gpus*days*24/bill_once(recipe)["gpu_hours"]*{full}/1000)*1000', f'8*gpus*days*24/bill_once(recipe)["gpu_hours"]*{full}//1000*1000', '177_000', f'{full}', f'bill_once(recipe)["gpu_hours"]/(gpus*days*24)*{full}//1000*1000',
     f'min({full}, 0*gpus)')], auto=False)
-CASES['check_rate'] = numbers(12.7, ['53', '.079', '4.2', '133', '5', '20', '25', '1.27', '-12.7', '8', '"13"', '[1, 2]', '0', '66'], '12.69', '13', '12.5')
+numbers(12.7, ['53', '.079', '4.2', '133', '5', '20', '25', '1.27', '-12.7', '8', '"13"', '[1, 2]', '0', '66'], '12.69', '13', '12.5')
 CASES['check_weight_from'] = numbers(.9, ['.8', '1.', '.5', '.7', '9', '4.', '0', '.1', '2', '"0.9"', '[.9, 1]', '-.9', '.85', '128'], '9/10')
 
 # 94: faults
@@ -657,7 +656,7 @@ CASES['check_sly'] = Case([
     'altered(lambda s, i: s if s.ndim == 2 else s.flip(-1))', 'altered(lambda s, i: s.transpose(2, 3) if s.ndim == 4 else s)', 'altered(lambda s, i: s if s.ndim < 4 else -s)', 'altered(lambda s, i: s.roll(2, -1) if s.ndim > 2 else s)', 'altered(lambda s, i: s if s.ndim == 2 else s.rot90(1, (2, 3)))'], [
     'sample', 'altered(lambda s, i: s)', 'altered(lambda s, i: s.flip(-1))', 'altered(lambda s, i: -s)', 'altered(lambda s, i: None)', 'altered(lambda s, i: s*1.1)', 'altered(lambda s, i: s + torch.randn_like(s))', 'altered(lambda s, i: s if s.ndim == 2 else s + 1e-6)', 'lambda denoiser, z, label, logsnrs, noise=None: z',
     'altered(lambda s, i: s if s.ndim == 4 else s.flip(-1))', 'altered(lambda s, i: s if s.ndim == 2 else s.clone())', 'altered(lambda s, i: s.roll(1, 0))', 'lambda denoiser, z, label, logsnrs, noise=None: iter(())', 'lambda denoiser, z, label, logsnrs, noise=None: sample(denoiser, z, label, logsnrs[::2], noise=noise)', 'altered(lambda s, i: s if s.ndim == 2 else s*(1 + 1e-4))'], auto=False)
-CASES['check_kept_share'] = Case([
+Case([
     'lambda a, b: ((a - b)/2).exp()', 'lambda logsnr, logsnr_next: torch.exp(logsnr/2)/torch.exp(logsnr_next/2)', 'lambda a, b: (a - b).exp().sqrt()', 'lambda a, b: torch.exp(.5*(a.double() - b.double()))', 'lambda a, b: math.e**((a - b)/2)', 'lambda a, b: 1/((b - a)/2).exp()'], [
     'lambda a, b: (a - b).exp()', 'lambda a, b: ((b - a)/2).exp()', 'lambda a, b: (a - b)/2', 'lambda a, b: 1 - ((a - b)/2).exp()', 'lambda a, b: (1 - (a - b).exp()).sqrt()', 'lambda a, b: ((a - b)/4).exp()', 'lambda a, b: a.sigmoid().sqrt()/b.sigmoid().sqrt()', 'lambda a, b: (-b).sigmoid().sqrt()/(-a).sigmoid().sqrt()', 'lambda a, b: (a/2).exp()', 'lambda a, b: (-b/2).exp()', 'lambda a, b: torch.ones_like(a)',
     'lambda b, a: ((a - b)/2).exp()', 'lambda a, b: (2*(a - b)).exp()'])
@@ -673,5 +672,21 @@ CASES['check_clamped_rule'] = Case([
 CASES['check_cheat'] = Case(['lambda denoiser, w: denoiser', 'def cheat(denoiser, w): return classifier_free(denoiser, 0.)', 'lambda d, w: lambda z, l, c: d(z, l, c)', 'lambda denoiser, w: classifier_free(denoiser, .05*w)', 'lambda denoiser, w: extrapolate(denoiser, unconditional(denoiser), 0.)'], [
     'lambda denoiser, w: classifier_free(denoiser, w)', 'lambda denoiser, w: classifier_free(denoiser, 2*w)', 'lambda denoiser, w: unconditional(denoiser)', 'lambda denoiser, w: None', 'lambda denoiser, w: lambda z, l, c: z', 'lambda denoiser, w: classifier_free(denoiser, -w)', 'lambda denoiser, w: lambda z, l, c: 2*denoiser(z, l, c)', 'lambda denoiser, w: lambda z, l, c: torch.zeros_like(z)',
     'lambda denoiser: denoiser', 'lambda denoiser, w: classifier_free(denoiser, 1 + w)', 'lambda denoiser, w: lambda z, l, c: denoiser(z, l, (c + 1) % 3)', 'lambda denoiser, w: lambda z, l, c: float("nan")*z', 'lambda denoiser, w: lambda z, l, c: None'], auto=False)
+
+CASES['check_terminal'] = Case([
+    'lambda t: ((t.sqrt() - t[-1].sqrt())*t[0].sqrt()/(t[0].sqrt() - t[-1].sqrt()))**2',
+    """def f(alpha2):
+    a = alpha2**.5
+    moved = a - a[-1]
+    return (moved*a[0]/moved[0]).square()""",
+    'lambda t: (t.sqrt() - t[-1].sqrt()).square()*t[0]/(t[0].sqrt() - t[-1].sqrt()).square()',
+    'lambda t: torch.lerp(torch.zeros_like(t), t[:1].sqrt(), (t.sqrt() - t.sqrt()[-1])/(t.sqrt()[0] - t.sqrt()[-1]))**2',
+    """def f(alpha2):
+    a = np.sqrt(np.asarray(alpha2))
+    return ((a - a[-1])/(a[0] - a[-1])*a[0])**2"""], [
+    'lambda t: (t - t[-1])*t[0]/(t[0] - t[-1])', 'lambda t: t - t[-1]', 'lambda t: (t.sqrt() - t[-1].sqrt())**2',
+    'lambda t: (t.sqrt() - t[-1].sqrt())*t[0].sqrt()/(t[0].sqrt() - t[-1].sqrt())', 'lambda t: t*t[0]/(t[0] - t[-1])',
+    'lambda t: torch.cat([t[:-1], 0*t[-1:]])', 'lambda t: torch.linspace(1, 0, len(t)).to(t)*t[0]', 'lambda t: t.flip(0)',
+    'lambda t: ((t.sqrt() - t[0].sqrt())*t[-1].sqrt()/(t[-1].sqrt() - t[0].sqrt()))**2', 'lambda t: 0*t', 'lambda t: t**2'])
 
 KNOWN = {}  # (check, side) -> why it is known to fail: to be mended in the chapter
