@@ -59,7 +59,8 @@ def empty(path): path.write_bytes(b'')
 
 def linked(path, chance):
     "A symbolic link to the same bytes elsewhere."
-    elsewhere = path.parents[3]/f'elsewhere_{path.name}'  # beyond the folder that is attacked
+    beyond = next(p for p in path.parents if p.name == 'work')  # of the folder that is attacked
+    elsewhere = beyond/f'elsewhere_{path.name}'
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
 

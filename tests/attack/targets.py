@@ -68,7 +68,10 @@ class Training:
 
     def prepare(self, run):
         "Make the uninterrupted runs to both goals, and one that was begun."
-        for goal in {self.new, self.resumed}: self.ends[goal] = run(self, self.straight(goal), goal)
+        for goal in {self.new, self.resumed}:
+            self.ends[goal] = run(self, self.straight(goal), goal)
+            *_, last = [e for e in events(self.straight(goal)) if e['event'] == 'step']
+            assert last['skipped'] == sum(step < goal for step in self.nan)
         run(partial(self.work, keep=3), self.home/'begun', self.new)
 
     def straight(self, goal): return self.home/f'straight_{goal}'
