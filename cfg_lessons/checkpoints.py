@@ -14,7 +14,7 @@ import stat
 import time
 import warnings
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 
@@ -110,9 +110,12 @@ def _flush_folder(path):
     finally: os.close(handle)
 
 def _prune(folder, keep):
-    "Remove all but the newest checkpoints, and what an interrupted writing or removing left."
-    for path in checkpoints(folder)[keep:] if keep else (): path.rename(_part(path))
-    for path in (folder/'checkpoints').glob('*.part'): _remove(path)
+    """Remove all but the newest checkpoints, and what an interrupted writing or removing left, as far
+    as that can be done: one too many does no harm, and the next call tries again."""
+    for path in checkpoints(folder)[keep:] if keep else ():
+        with suppress(OSError): path.rename(_part(path))
+    for path in (folder/'checkpoints').glob('*.part'):
+        with suppress(OSError): _remove(path)
 
 # %% ../nbs/14_engine.ipynb #a859b76d
 def _part(path):

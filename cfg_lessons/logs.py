@@ -14,6 +14,7 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
@@ -125,7 +126,8 @@ class Log:
 
     def close(self):
         "End the files of curves."
-        for _, close in self.curves: close()
+        for _, close in self.curves:
+            with suppress(Exception): close()  # curves must not end a training
 
 # %% ../nbs/14_engine.ipynb #8d3eb119
 def _curves(log, step):

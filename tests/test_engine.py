@@ -383,6 +383,17 @@ def test_what_the_disk_does_not_let_go_is_not_taken_in(straight, tmp_path, monke
     assert run(tmp_path, dict(keep=1)) == 'done' and apart(straight, tmp_path) == 0
 
 
+def test_an_older_checkpoint_that_cannot_be_removed_stops_nothing(tmp_path, straight, monkeypatch):
+    "One too many does no harm: the new one is not called unwritten, and later calls go on."
+    rename = Path.rename
+    def refuse(self, target):
+        if self.name.startswith('step_') and str(target).endswith('.part'): raise PermissionError(13, 'no')
+        return rename(self, target)
+    monkeypatch.setattr(Path, 'rename', refuse)
+    assert run(tmp_path, dict(steps=6, keep=1)) == 'done' and len(checkpoints(tmp_path)) == 2
+    assert run(tmp_path, dict(keep=1)) == 'done' and apart(straight, tmp_path) == 0
+
+
 def test_ranks_that_share_no_disk_are_told_so(tmp_path, capfd):
     "Each would write its part of a checkpoint to a disk of its own, and none could be read again."
     def apart(): run(tmp_path/os.environ['RANK'])
@@ -715,6 +726,12 @@ def test_curves_that_cannot_be_drawn_end_nothing(tmp_path):
     (tmp_path/'tensorboard').write_text('in the way')
     trained(2, tmp_path, dict(steps=3))
     assert 'Curves are not drawn' in read_log(tmp_path, 'warning')[0]['text']
+
+
+def test_curves_that_cannot_be_ended_end_nothing(tmp_path, monkeypatch):
+    def full(): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('cfg_lessons.logs._curves', lambda log, step: [(lambda *_: None, full)])
+    assert run(tmp_path, dict(steps=2)) == 'done'
 
 
 def test_files_are_as_private_as_the_user_wants(tmp_path):
