@@ -110,8 +110,8 @@ def _flush_folder(path):
     finally: os.close(handle)
 
 def _prune(folder, keep):
-    """Remove all but the newest checkpoints, and what an interrupted writing or removing left, as far
-    as that can be done: one too many does no harm, and the next call tries again."""
+    """Remove all but the newest checkpoints, and what an interrupted writing or removing left, as
+    far as that can be done: one too many does no harm, and the next call tries again."""
     for path in checkpoints(folder)[keep:] if keep else ():
         with suppress(OSError): path.rename(_part(path))
     for path in (folder/'checkpoints').glob('*.part'):

@@ -126,10 +126,13 @@ class Log:
 
     def close(self):
         "End the files of curves."
-        for _, close in self.curves:
-            with suppress(Exception): close()  # curves must not end a training
+        _end(self.curves)
 
 # %% ../nbs/14_engine.ipynb #8d3eb119
+def _end(curves):
+    for _, close in curves:
+        with suppress(Exception): close()  # whatever is wrong with them, it ends nothing else
+
 def _curves(log, step):
     "What draws curves, as far as it is installed: (draw(numbers, step), close()) each."
     curves = []
