@@ -33,7 +33,9 @@ def tidy(book):
         lines = [line for line in ''.join(c['source']).splitlines(True) if not line.startswith('#|')]
         c['source'] = ''.join(lines)
         plumbing = all(re.match(r'(from|import) |[ )#]|$', line) for line in lines)
-        if plumbing or len(lines) > 25 and 'mark(' not in c['source']: c['metadata'].setdefault('tags', []).append('hide-input')
+        folds = any(tag.startswith('hide') for tag in c['metadata'].setdefault('tags', []))
+        long = len(lines) > 25 and 'mark(' not in c['source']
+        if not folds and (plumbing or long): c['metadata']['tags'].append('hide-input')
     book['cells'] = [c for c in book['cells'] if ''.join(c['source']).strip()]
     return book
 

@@ -225,6 +225,22 @@ def test_chapter_form(path):
 
 
 @each_chapter
+def test_a_chapter_is_no_longer_than_a_reader_bears(path):
+    "2,500 words, exercises and hints with them; two chapters need a few more."
+    words = sum(len(source(c).split()) for c in cells(path, 'markdown'))
+    assert words <= 2600, f'{path.name} has {words} words'
+
+
+@each_notebook
+def test_imports_are_folded(path):
+    for c in cells(path):
+        body = ast.parse(re.sub(r'^[#%].*$', '', source(c), flags=re.M)).body
+        plumbing = bool(body) and all(isinstance(b, (ast.Import, ast.ImportFrom)) for b in body)
+        folded = c['metadata'].get('jupyter', {}).get('source_hidden')
+        assert folded or not plumbing, f'{path.name}: the imports of cell {c["id"]} are not folded'
+
+
+@each_chapter
 def test_exercises(path):
     "Each exercise is open as it stands, has three hints and a folded solution; its check tells that from typical mistakes."
     numbers = re.findall(r'^\*\*(\d+\.\d) \(', '\n'.join(source(c) for c in cells(path, 'markdown')), re.M)
