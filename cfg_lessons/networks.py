@@ -139,7 +139,7 @@ def check_input(
         raise ValueError(f'z has shape {tuple(z.shape)}; this network takes (B, {dim}).')
     if logsnr.shape != z.shape[:1]:
         raise ValueError(f'logsnr has shape {tuple(logsnr.shape)} for a batch of {len(z)}; give '
-                         'one log-SNR an '
+                         'one log-SNR per '
                          f'example, e.g. logsnr.expand(len(z)).')
 
 # %% ../nbs/04_networks.ipynb #550f9fc1
