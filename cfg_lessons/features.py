@@ -7,7 +7,6 @@ __all__ = ['OwnFeatures', 'own_features', 'extractor_for', 'is_own', 'reference_
 
 # %% ../nbs/17_imagenet.ipynb #6794325b
 # What measures a set: Inception where its weights are named, else a classifier of the set.
-import math
 from itertools import islice
 from pathlib import Path
 
@@ -47,19 +46,16 @@ class OwnFeatures(nn.Module):
 def own_features(
     data,  # a prepared set
 ):
-    """Train a classifier on a set for five passes, keep it there, and return its file; if it is
-    there, only that. Small sets have 600 batches, but no more than fifty passes; large ones 3,000
-    batches at most."""
+    """Train a classifier on a set for five passes (600 to 3,000 batches), keep it there, and return
+    its file; if it is there, only that."""
     x, y, notes = open_images(data)
     path = Path(data)/f'own_features_{notes["images_sha256"][:12]}.safetensors'
     if path.exists(): return path
     torch.manual_seed(0)
     net = OwnFeatures(x.shape[1], len(notes['classes']))
-    one_pass = len(x)/128
-    steps = math.ceil(min(max(5*one_pass, min(600, 50*one_pass)), 3000))
-    opt = torch.optim.AdamW(net.parameters())
+    steps, opt = min(max(600, 5*len(x)//128), 3000), torch.optim.AdamW(net.parameters())
     def loss(x, y): return F.cross_entropy(net(x)[1], y)
-    def lr(step): return 2e-3*min(1., (step + 1)/min(100, steps/5))*(1 - step/steps)
+    def lr(step): return 2e-3*min(1., (step + 1)/100)*(1 - step/steps)
     for _ in train(loss, opt, islice(batches(x, y, 128), steps), lr=lr): pass
     save(path, net, command='own_features')
     return path

@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 
 from cfg_lessons.commands import command
+from cfg_lessons.features import OwnFeatures
 from cfg_lessons.images import digits, open_images
 from cfg_lessons.imagenet import evaluate_samples, generate_samples
 from cfg_lessons.preparation import prepare
 from cfg_lessons.recipes import train_recipe
 from cfg_lessons.sources import SOURCES, decode, fashion_mnist, find_files, open_source
+from cfg_lessons.training import save
 
 
 def pictures(n=12, side=20, classes=3):
@@ -149,11 +151,13 @@ def test_colour_pictures_of_ones_own_from_the_command_line(tmp_path, capsys):
         f = dict(prepare=prepare, train=train_recipe, generate=generate_samples, evaluate=evaluate_samples)[name]
         command(f, [*map(str, words)], f'cfg-{name}')
     torch.set_num_threads(1)
+    judge = tmp_path/'judge.safetensors'  # untrained: what it finds is not looked at, and training one takes minutes
+    save(judge, OwnFeatures(3, 5), command='a test')
     run('prepare', '--source', raw, '--out', tmp_path/'set', '--size', 32, '--workers', 1)
     run('train', 'digits', '--data', tmp_path/'set', '--out', tmp_path/'run', '--device', 'cpu', '--network.side', 32, '--network.channels', 3,
         '--network.num-classes', 5, '--train.steps', 2, '--train.batch-size', 4)
     run('generate', '--network', tmp_path/'run', '--out', tmp_path/'samples', '--w', 0, 1, '--images', 70, '--steps', 2, '--sampler', 'ddim', '--device', 'cpu')
-    run('evaluate', '--samples', tmp_path/'samples', '--data', tmp_path/'set', '--results', tmp_path/'records', '--features', 'own', '--splits', 1, '--device', 'cpu')
+    run('evaluate', '--samples', tmp_path/'samples', '--data', tmp_path/'set', '--results', tmp_path/'records', '--features', judge, '--splits', 1, '--device', 'cpu')
     said = capsys.readouterr().out
     assert 'w=0  fid_own' in said and 'w=1  fid_own' in said and open_images(tmp_path/'samples'/'w=1')[0].shape == (70, 3, 32, 32)
 
