@@ -903,6 +903,7 @@ def test_blinded_attention_passes_its_values_on():
     assert blind and all(m.attend(q, q, v) is v for m in blind)
     assert not any(m.attend(q, q, v) is v for m in net.modules() if isinstance(m, Attention))
     refused('blinded already', beyond.perturbed_attention, twin)
+    assert twin.state_dict().keys() == net.state_dict().keys()
     refused('no Attention', beyond.perturbed_attention, nn.Linear(1, 1))
 
 def test_a_student_sees_its_weight_as_one_more_channel():
@@ -949,6 +950,10 @@ def test_weights_that_are_no_numbers_are_refused():
         refused('not numbers', tilting.systematic_resample, torch.tensor(bad))
     assert tilting.systematic_resample(torch.tensor([-math.inf, 0.])).tolist() == [1, 1]
     for size in (0., -1.): refused('above 0', tilting.langevin, denoiser, Z, LOGSNR, LABEL, size)
+
+def test_the_flow_s_density_is_one_of_points():
+    refused('give floats .B, D.', tilting.flow_log_density, denoiser, Z[None], LABEL,
+            torch.tensor([-1., 1.]))
 
 def test_particles_need_rising_levels_and_a_finite_weight():
     def run(levels, w): return next(tilting.sample_tilted(denoiser, Z, LABEL, torch.tensor(levels), w))
