@@ -10,7 +10,7 @@ import json
 import math
 import time
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
 
@@ -20,13 +20,15 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
-from .checkpoints import (CheckpointWriter, TrainState, check_settings, check_whole,
-                                     checkpoints, fingerprint, latest_valid, locked)
+from cfg_lessons.checkpoints import (
+    CheckpointWriter, TrainState, check_settings, check_whole, checkpoints, fingerprint,
+    latest_valid, locked)
 from .images import prefetch, batches, random_flip, normalize
 from .logs import Log, Metrics, reduce_metrics
 from .networks import in_bf16
-from .parallel import (any_rank, blocks, microbatched, numerics, parallelize,
-                                  rank_and_size, rank_zero, stop_requested)
+from cfg_lessons.parallel import (
+    any_rank, blocks, microbatched, numerics, parallelize, rank_and_size, rank_zero,
+    stop_requested)
 from .training import train, warmup
 
 # %% ../nbs/14_engine.ipynb #8873e6d2
@@ -86,10 +88,10 @@ def check_config(
         value = getattr(config, name)
         if type(value) not in (int, float) or not 0 <= value < math.inf:
             raise ValueError(f'{name} is {value!r}; it must be a finite number, 0 or more.')
-    for name in ('flip', 'bf16', 'channels_last', 'compile', 'tf32', 'fsdp',
-                 'activation_checkpointing', 'cudnn_benchmark'):
-        if type(getattr(config, name)) is not bool:
-            raise ValueError(f'{name} is {getattr(config, name)!r}; it must be True or False.')
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.type is bool and type(value) is not bool:
+            raise ValueError(f'{field.name} is {value!r}; it must be True or False.')
     decays = config.ema_decay
     if (not isinstance(decays, tuple) or not decays
             or not all(type(d) in (int, float) and 0 <= d < 1 for d in decays)
@@ -271,7 +273,7 @@ def fit(
     Raises ValueError or OSError in one sentence on every rank; MemoryError where memory ran out."""
     rank_zero(lambda: check_config(config, net))
     folder = Path(folder).absolute()
-    lr = lr or warmup(config.lr, config.warmup_steps)
+    lr = _in_floats(lr or warmup(config.lr, config.warmup_steps))
     with locked(folder), stop_requested() as stop, _explained(), numerics(config):
         settings = rank_zero(lambda: _settings(config, recipe, data))
         state, log = TrainState(net, config), Log(folder, settings)
@@ -285,7 +287,7 @@ def fit(
                 # since what follows is collective.
                 stopping, due, failed = any_rank(stop(), run.due(done), run.writer.failed())
                 last = stopping or done == config.steps
-                if last or done % config.log_every == 0: run.report(done, float(lr(step)))
+                if last or done % config.log_every == 0: run.report(done, lr(step))
                 if last or due: run.save(done, hooks)
                 if last or failed: run.writer.wait()  # the end waits; a failure is raised here
                 if last: break
@@ -297,6 +299,10 @@ def fit(
     return ended
 
 # %% ../nbs/14_engine.ipynb #df407ea5
+def _in_floats(lr):
+    "A schedule whose rates are Python's numbers, whatever scalars it returns."
+    return lambda step: float(lr(step))
+
 def _steps(run, loss, data, lr, start):
     "`train` of chapter 5 on this rank's shares of the batches; yields (step, loss)."
     state, config = run.state, run.config
@@ -306,8 +312,7 @@ def _steps(run, loss, data, lr, start):
     left = max(0, config.steps - start)  # it may be none
     stream = islice(train_batches(*data, config, run.device, start), left)
     share_loss = microbatched(loss_of, model, config)  # called with (i, x, label) of the stream
-    steps = train(share_loss, state.opt, stream, start=start,
-                  lr=lambda step: float(lr(step)),  # lr may return a scalar of NumPy or PyTorch
+    steps = train(share_loss, state.opt, stream, lr=lr, start=start,
                   ema=state,  # train calls its update(), which steps every average
                   clip=None)  # state.opt clips, and skips what is not finite
     silent = True if rank_and_size()[0] else None  # None: only without a terminal

@@ -342,10 +342,9 @@ def evaluate(
     return dict(fid=fid, is_mean=scores.mean().item(), is_std=scores.std(correction=0).item(),
                 is_whole=seen.scores.scores(together=True).item(),
                 kid=None if real is None else kernel_distance(seen.features, real),
-                precision=precision, recall=recall, accuracy=seen.accuracy,
-                n=len(images), splits=splits, keep=keep, size=size, resize=resize,
-                files=getattr(images, 'files', 'lossless'),
-                reference=reference.name, preparation=reference.preparation,
-                reference_n=reference.n, reference_sha256=reference.sha256,
-                extractor=name, layer=layer, extractor_sha256=weights,
-                seconds=round(time.perf_counter() - start, 2))
+                precision=precision, recall=recall, accuracy=seen.accuracy, n=len(images),
+                splits=splits, keep=keep, size=size, resize=resize,
+                files=getattr(images, 'files', 'lossless'), reference=reference.name,
+                preparation=reference.preparation, reference_n=reference.n,
+                reference_sha256=reference.sha256, extractor=name, layer=layer,
+                extractor_sha256=weights, seconds=round(time.perf_counter() - start, 2))

@@ -8,7 +8,6 @@ __all__ = ['SAMPLERS', 'GUIDANCES', 'LIMITS', 'COMMANDS', 'cfg_prepare', 'cfg_tr
 
 # %% ../nbs/17_imagenet.ipynb #51c2615a
 import sys
-import tempfile
 from dataclasses import replace
 from functools import partial
 from inspect import signature
@@ -125,11 +124,7 @@ def open_network(
     if path.suffix == '.pt' and path.is_file():
         name = path.stem if path.stem in RELEASED else _released_name(path)
         _check_kind(path, RELEASED[name][0] is UNetClassifier, classifier)
-        with tempfile.TemporaryDirectory() as folder:  # `adm` goes by OpenAI's names
-            link = Path(folder)/f'{name}.pt'
-            link.symlink_to(path.resolve())
-            net = adm(link, device, bf16)
-        return replace(net, about=net.about | dict(network=path.stem)), None
+        return adm(path, device, bf16, name), None
     if ':' in str(path): return resolve(str(path), {}, 'network')(device), None
     raise FileNotFoundError(f'{path} is no run, no file of OpenAI\'s, no DiT of diffusers and no '
                             'module:function.')

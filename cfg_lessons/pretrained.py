@@ -225,13 +225,15 @@ def inference_net(
     return net if num_classes else unconditional(net)
 
 def adm(
-    path,  # a file of OpenAI's under its own name, e.g. 64x64_diffusion.pt
+    path,  # a file of OpenAI's, e.g. 64x64_diffusion.pt, or one of the same arrays
     device='cpu',  # where it shall compute
     bf16=False,  # whether a CPU, too, shall compute in 16 bits
+    name='',  # which of OpenAI's it is; "" if the file has its name
 ):
     """A `Network` of one of OpenAI's networks or classifiers (Dhariwal & Nichol 2021). Raises
     ValueError, in one sentence, for other names and other files."""
-    net, table = released(path.stem), openai_levels(RELEASED[path.stem][2])
+    name = name or path.stem
+    net, table = released(name), openai_levels(RELEASED[name][2])
     load(path, net)
     c, net = net.config, net.to(device).eval().requires_grad_(False)
     def levels(T):

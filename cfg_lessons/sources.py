@@ -283,7 +283,6 @@ def _row_group(path, group, column):
     import pyarrow.parquet as pq
     return pq.ParquetFile(path).read_row_group(group, [column])[column]
 
-# %% ../nbs/17_imagenet.ipynb #7a3b0b76
 def resolve(
     name,  # an entry of the table, or module:name of the reader's own
     table,  # name -> thing
