@@ -94,14 +94,17 @@ def open_images(
                              'never finished; make it again.')
     try:
         notes = json.loads((folder/'notes.json').read_text())
-        x, y = np.load(folder/'images.npy', mmap_mode='r'), np.load(folder/'labels.npy')
-    except (ValueError, EOFError, OSError, RecursionError) as e:
+        x, y = (np.load(folder/f'{name}.npy', mmap_mode='r') for name in ('images', 'labels'))
+        longer = [a.filename for a in (x, y)
+                  if Path(a.filename).stat().st_size > a.offset + a.nbytes]
+    except (ValueError, EOFError, OSError, RecursionError, AttributeError) as e:
         raise ValueError(f'{folder} is damaged ({e}); make it again.') from None
+    if longer: raise ValueError(f'{longer[0]} is longer than it says; make the set again.')
     known = notes.get('images') if isinstance(notes, dict) else None
     if list(x.shape) != known or y.shape != x.shape[:1]:
         raise ValueError(f'{folder} does not fit its notes: {x.shape} images, {y.shape} labels; '
                          'make it again.')
-    return x, y, notes
+    return x, np.array(y), notes
 
 # %% ../nbs/09_images.ipynb #526bb9b6
 def shuffled(

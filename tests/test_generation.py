@@ -167,15 +167,17 @@ def test_joining_what_is_incomplete_does_nothing(tmp_path):
     assert not (tmp_path/'images.npy').exists() and list((tmp_path/'parts').iterdir())
 
 
-@pytest.mark.parametrize('deed', ['gone', 'cut', 'flipped'])
-def test_a_finished_set_that_is_damaged(tmp_path, deed):
+@pytest.mark.parametrize('deed', ['gone', 'cut', 'flipped', 'longer'])
+@pytest.mark.parametrize('name', ['images', 'labels'])
+def test_a_finished_set_that_is_damaged(tmp_path, name, deed):
     generate_from(tmp_path, draw, LABELS, SHAPE, MADE)
-    path = tmp_path/'images.npy'
+    path = tmp_path/f'{name}.npy'
     data = path.read_bytes()
     path.unlink()
     if deed == 'cut': path.write_bytes(data[:-10])
     if deed == 'flipped': path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(ValueError, match='is damaged|is not what was written|has no'):
+    if deed == 'longer': path.write_bytes(data + b'0')
+    with pytest.raises(ValueError, match='is damaged|is not what was written|has no|is longer'):
         generate_from(tmp_path, draw, LABELS, SHAPE, MADE)
 
 

@@ -2,7 +2,7 @@
 the same end, byte for byte, as without.
 
     python tests/attack             all of it, about ten minutes on a core of its own
-    python tests/attack --quick     a sample of each kind, about two minutes
+    python tests/attack --quick     a sample of each kind, about a minute
     python tests/attack --only generate --out x.json     kinds whose name has this in it
 
 PyTorch is imported once, and each attack is a fork of this process (process.py), which trains a

@@ -20,6 +20,8 @@ from cfg_lessons.parallel import process_group, rank_and_size
 from cfg_lessons.sampling import sample
 from cfg_lessons.training import denoising_loss
 
+from .process import undisturbed
+
 CHANCE = np.random.default_rng(0)
 DATA = CHANCE.integers(0, 256, (64, 1, 8, 8), dtype=np.uint8), CHANCE.integers(0, 10, 64)
 
@@ -43,6 +45,8 @@ class Tiny(nn.Module):
 
 class Training:
     "A training of six steps with a checkpoint at every second; `begun` has made four of them."
+    files = ('.lock', 'log.jsonl', 'checkpoints', 'tensorboard', 'checkpoints/step_000000002',
+             'checkpoints/step_000000006', 'checkpoints/x.part')  # names that a job will want
     def __init__(self, home, ranks=1, buffer=True, nan=(), goals=(4, 6), **config):
         self.home, self.ranks, self.buffer, self.nan = home, ranks, buffer, nan
         self.new, self.resumed = goals
@@ -50,12 +54,11 @@ class Training:
 
     def work(self, folder, goal, keep=1):
         "Train, or go on; the answer of `fit` and a hash of the network's weights."
-        calls = []
+        steps = []
         def loss(denoiser, x, label, note):
-            if not calls: calls.append(first_step(folder))
-            calls.append(1)
+            steps.append(steps[-1] + 1 if steps else first_step(folder))
             value = denoising_loss(denoiser, cosine, x, label, .2, note=note)
-            bad = calls[0] + len(calls) - 2 in self.nan and rank_and_size()[0] == self.ranks - 1
+            bad = steps[-1] in self.nan and rank_and_size()[0] == self.ranks - 1
             return value*float('nan') if bad else value
         with process_group():
             torch.manual_seed(0)
@@ -66,13 +69,13 @@ class Training:
             if self.config.get('fsdp'): return f'{ended} sharded'
             return f'{ended} {sha256(*(t.numpy().tobytes() for t in net.state_dict().values()))}'
 
-    def prepare(self, run):
+    def prepare(self):
         "Make the uninterrupted runs to both goals, and one that was begun."
-        for goal in {self.new, self.resumed}:
-            self.ends[goal] = run(self, self.straight(goal), goal)
+        for goal in (self.new, self.resumed):
+            self.ends[goal] = undisturbed(self, self.straight(goal), goal)
             *_, last = [e for e in events(self.straight(goal)) if e['event'] == 'step']
             assert last['skipped'] == sum(step < goal for step in self.nan)
-        run(partial(self.work, keep=3), self.home/'begun', self.new)
+        undisturbed(self, self.home/'begun', self.new, keep=3)
 
     def straight(self, goal): return self.home/f'straight_{goal}'
 
@@ -88,8 +91,7 @@ class Training:
         other = self.straight(goal)
         if torn := self.torn(folder): return torn
         if step_of(folder) != goal: return f'the newest checkpoint is of step {step_of(folder)}'
-        mine, theirs = (tensors(saved(f)[-1]) for f in (folder, other))
-        differ = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
+        differ = differing(*(tensors(saved(f)[-1]) for f in (folder, other)))
         if differ: return f'{len(differ)} tensors differ, the first {differ[0]}'
         if len(saved(folder)) != 1: return f'there are {len(saved(folder))} checkpoints'
         names = names_in(folder) ^ names_in(other)
@@ -101,15 +103,11 @@ class Training:
         "Whether the newest checkpoint is that of the uninterrupted run."
         return tensors(saved(folder)[-1]) == tensors(saved(self.straight(goal))[-1])
 
-    def files(self, resumed):
-        "Names that a job will want."
-        odd = 'checkpoints/step_000000002', 'checkpoints/step_000000006', 'checkpoints/x.part'
-        return ['.lock', 'log.jsonl', 'checkpoints', 'tensorboard', *odd]
-
 
 class Generation:
     "Twenty-four pictures in parts of five; `begun` has three of the parts."
     new = resumed = ranks = 1
+    files = '.lock', 'parts', 'request.json', 'images.npy', 'labels.npy', 'notes.json'
     def __init__(self, home): self.home, self.ends = home, {}
 
     def work(self, folder, goal=1, stop=0):
@@ -117,7 +115,7 @@ class Generation:
         parts = []
         def guess(z, logsnr, label): return z*(.3 + .01*label[:, None, None, None]) + .1
         def decode(x):
-            parts.append(1)
+            parts.append(x)
             if len(parts) == stop: os._exit(0)
             return (127.5*(x.clamp(-1, 1) + 1)).round().to(torch.uint8)
         network = Network(guess, (1, 8, 8), 10, lambda t: torch.cat(
@@ -126,11 +124,12 @@ class Generation:
                  np.arange(24) % 10, 3, dict(w=1.), seed=1, batch_size=5)
         return 'done'
 
-    def prepare(self, run):
-        self.ends[1] = run(self, self.straight(1), 1)
-        run(partial(self.work, stop=4), self.home/'begun', 1)
+    def prepare(self):
+        self.ends[1] = undisturbed(self, self.straight(1), 1)
+        undisturbed(self, self.home/'begun', 1, stop=4)
 
     def straight(self, goal): return self.home/'straight'
+
     def torn(self, folder, least=0):
         "What is wrong in a folder in which a generation was interrupted, in words, or ''."
         now = self.progress(folder)
@@ -141,9 +140,8 @@ class Generation:
 
     def wrong(self, folder, goal):
         "How a finished set differs from the uninterrupted one, in words, or ''."
-        mine, theirs = ({p.relative_to(f).as_posix(): p.is_file() and p.read_bytes()
-                         for p in f.rglob('*')} for f in (folder, self.straight(1)))
-        differ = [k for k in sorted(mine.keys() | theirs.keys()) if mine.get(k) != theirs.get(k)]
+        differ = differing(*({p.relative_to(f).as_posix(): p.is_file() and p.read_bytes()
+                              for p in f.rglob('*')} for f in (folder, self.straight(goal))))
         return f'files differ: {differ[:5]}' if differ else ''
 
     def progress(self, folder):
@@ -151,12 +149,10 @@ class Generation:
         return len(list((folder/'parts').glob('*.npy')))
 
     def same(self, folder, goal): return not self.torn(folder)
-    def files(self, resumed):
-        "Names that a job will want."
-        return ['.lock', 'parts', 'request.json', 'images.npy', 'labels.npy', 'notes.json']
 
 
 def sha256(*data): return hashlib.sha256(b''.join(data)).hexdigest()
+def differing(a, b): return [k for k in sorted(a.keys() | b.keys()) if a.get(k) != b.get(k)]
 
 
 def saved(folder):
@@ -165,13 +161,17 @@ def saved(folder):
                   if re.fullmatch(r'step_\d{9}', p.name))
 
 
+def digests(path):
+    "The lines that SHA256SUMS should have."
+    return [f'{sha256(p.read_bytes())}  {p.name}' for p in sorted(path.iterdir())
+            if p.name != 'SHA256SUMS' and p.is_file()]
+
+
 def intact(path):
     "Whether a checkpoint has the files, and the bytes in them, that its digests say."
     try:
-        files = [*path.iterdir()]
-        if any(p.is_symlink() or not p.is_file() for p in files): return False
-        found = {f'{sha256(p.read_bytes())}  {p.name}' for p in files if p.name != 'SHA256SUMS'}
-        lines = (path/'SHA256SUMS').read_text().splitlines()
+        if any(p.is_symlink() or not p.is_file() for p in path.iterdir()): return False
+        found, lines = digests(path), (path/'SHA256SUMS').read_text().splitlines()
         return len(found) > 1 and sorted(found) == sorted(lines)
     except (OSError, ValueError): return False
 
@@ -207,8 +207,8 @@ def names_in(folder):
 
 def events(folder):
     "The lines of a log that are whole."
-    found = []
-    for line in Path(folder, 'log.jsonl').read_text(errors='replace').splitlines():
+    found, log = [], Path(folder, 'log.jsonl')
+    for line in log.read_text(errors='replace').splitlines() if log.exists() else ():
         try: found.append(json.loads(line))
         except (ValueError, RecursionError): pass
     return [e for e in found if isinstance(e, dict)]
