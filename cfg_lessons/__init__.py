@@ -15,7 +15,7 @@ engine, parallel, checkpoints, logs, generation     training and sampling on man
 pretrained           DiT, Stable Diffusion and OpenAI's networks as denoisers
 checks               what is wrong with anybody's denoiser, sampler, guidance or loader
 worlds, compare, diagnosis, page, bench     guidance rules beside each other: cfg-compare
-sources, preparation, costs, features, recipes, commands, imagenet     the commands cfg-...
+sources, preparation, costs, features, recipes, commands, rules, imagenet     the commands cfg-...
 plotting, lab, exercises, settings       for the notebooks
 
 Each is taught in a notebook of nbs/, from which it is exported.

@@ -22,8 +22,8 @@ from torch import nn
 from .beyond import any_class, relabelled, thresholded
 from .classifier_free import classifier_free, extrapolate
 from .diffusion import NULL
-from .imagenet import GUIDANCES, SAMPLERS
 from .records import provenance
+from .rules import GUIDANCES, SAMPLERS
 from .sampling import final, per_example_noise, sample
 from .training import derive_seed
 from .worlds import (BUDGET, NONE, alike, anchor_of, conditions_of,

@@ -22,12 +22,13 @@ from .diffusion import cosine
 from .evaluation import Extractor, evaluate, make_reference, register
 from .features import extractor_for
 from .images import digits, to_uint8
-from .imagenet import SAMPLERS, open_network
+from .imagenet import open_network
 from .metrics import coverage, digits_features, sliced_wasserstein
 from .mixtures import (components, exact_denoiser, gaussian_mixture, log_density,
                                   log_posterior, rings, sample_mixture, three_gaussians, tree)
 from .networks import MLP
 from .records import rewrite, sha256
+from .rules import SAMPLERS
 from .sampling import clipped, sample
 from .training import EMA, denoising_loss, load, save, train
 from .unet import DIGITS, UNet

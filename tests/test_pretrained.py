@@ -1,8 +1,10 @@
 "Networks of others: their tables and files, opened by name, drawn with by the commands, and refused in one sentence."
 import copy
 import math
+import re
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +14,16 @@ from torch import nn
 from cfg_lessons.classifier_free import extrapolate, unconditional
 from cfg_lessons.diffusion import NULL
 from cfg_lessons.images import open_images
-from cfg_lessons.imagenet import generate_samples, open_network
-from cfg_lessons.pretrained import (TableStep, dit, eps_only, open_dit, openai_levels, reads_as, released, scheduler_levels, scheduler_steps,
+from cfg_lessons.costs import sampling_bill
+from cfg_lessons.imagenet import cfg_cost, generate_samples, open_network
+from cfg_lessons.pretrained import (TableStep, dit, eps_only, open_pipeline, openai_levels, reads_as, released, scheduler_levels, scheduler_steps,
                                     stable_diffusion)
+from cfg_lessons.sampling import per_example_noise
 from cfg_lessons.training import load, save
 from cfg_lessons.unet import DIGITS, UNet
 
 diffusers = pytest.importorskip('diffusers')
+ROOT = Path(__file__).parents[1]
 
 
 def small_dit(classes=10, **more):
@@ -97,13 +102,105 @@ def test_a_file_under_openais_names(tmp_path):
 def test_a_dit_opened_by_name_is_the_one_that_was_saved(saved):
     scheduler = diffusers.DDIMScheduler(1000, clip_sample=False)
     at = torch.randn(2, 4, 4, 4), torch.tensor([-3., 2.]), torch.tensor([3, NULL])
-    with torch.no_grad(): torch.testing.assert_close(open_dit(saved).denoiser(*at), dit(small_dit(), small_vae(), scheduler).denoiser(*at))
+    with torch.no_grad(): torch.testing.assert_close(open_pipeline(saved).denoiser(*at), dit(small_dit(), small_vae(), scheduler).denoiser(*at))
+
+
+def small_stable_diffusion(scheduler):
+    "A pipeline of diffusers' own classes, with a tokenizer that spells."
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+    letters = 'abcdefghijklmnopqrstuvwxyz'
+    signs = [*letters, *(f'{s}</w>' for s in letters), '<|startoftext|>', '<|endoftext|>']
+    torch.manual_seed(1)
+    text_encoder = CLIPTextModel(CLIPTextConfig(
+        vocab_size=54, hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=16, bos_token_id=52, eos_token_id=53, pad_token_id=53)).eval()
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32,
+        attention_head_dim=8, norm_num_groups=8, down_block_types=('CrossAttnDownBlock2D', 'DownBlock2D'),
+        up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D')).eval()
+    tokenizer = CLIPTokenizer(vocab={s: i for i, s in enumerate(signs)}, merges=[], model_max_length=16)
+    return diffusers.StableDiffusionPipeline(small_vae(), text_encoder, tokenizer, unet, scheduler,
+                                             None, None, requires_safety_checker=False)
+
+
+SCALED = dict(beta_start=.00085, beta_end=.012, beta_schedule='scaled_linear', steps_offset=1, set_alpha_to_one=False)
+TEXTS = ['a red fox', 'a house', 'blurry']
+
+
+@pytest.fixture(scope='module')
+def saved_text(tmp_path_factory):
+    "A Stable Diffusion as the hub has it: with the scheduler that asks at one level twice. And texts."
+    folder = tmp_path_factory.mktemp('text')
+    small_stable_diffusion(diffusers.PNDMScheduler(1000, skip_prk_steps=True, **SCALED)).save_pretrained(folder/'sd')
+    (folder/'prompts.txt').write_text('\n'.join(TEXTS) + '\n\n')
+    return folder
+
+
+@pytest.mark.parametrize('negative', [False, True])
+def test_the_command_draws_what_texts_say_as_diffusers_does(saved_text, tmp_path, negative):
+    "cfg-generate with --prompts against StableDiffusionPipeline itself, from the same noise, to a grey level."
+    np.save(tmp_path/'labels.npy', [0, 1])
+    how = dict(guidance='negative', guidance_options=dict(label=2)) if negative else {}
+    made, = generate_samples(str(saved_text/'sd'), tmp_path/'out', w=(3.,), labels=str(tmp_path/'labels.npy'), steps=10, sampler='ddim', limit='none',
+                             prompts=str(saved_text/'prompts.txt'), device='cpu', **how)
+    ours, y, notes = open_images(made)
+    pipe = small_stable_diffusion(diffusers.DDIMScheduler(1000, clip_sample=False, **SCALED))
+    pipe.set_progress_bar_config(disable=True)
+    noise = per_example_noise(0, range(2))(torch.empty(2, 4, 8, 8))
+    theirs = pipe(TEXTS[:2], negative_prompt=TEXTS[2:]*2 if negative else None, guidance_scale=4., num_inference_steps=10, latents=noise, output_type='np').images
+    assert np.abs(ours.transpose(0, 2, 3, 1) - 255*theirs).max() <= 1 and ours.std() > 5
+    assert notes['made']['trained_on'] == 'text' and len(notes['made']['prompts_sha256']) == 64 and y.tolist() == [0, 1]
+
+
+def test_texts_that_cannot_be_drawn(saved_text, saved, tmp_path):
+    "No texts, texts for a network of classes, an empty file, no file: one sentence each, and nothing written."
+    (tmp_path/'empty.txt').write_text(' \n')
+    for network, prompts, words in [(saved_text/'sd', '', 'give it prompts'), (saved, saved_text/'prompts.txt', 'reads no prompts'),
+                                    (saved_text/'sd', tmp_path/'empty.txt', 'is empty'), (saved_text/'sd', tmp_path/'none.txt', 'cannot be read')]:
+        with pytest.raises(ValueError, match=words): generate_samples(str(network), tmp_path/'out', prompts=str(prompts), device='cpu')
+    assert not (tmp_path/'out').exists()
+
+
+@pytest.fixture(scope='module')
+def large(tmp_path_factory):
+    "What the hub says of DiT-XL/2 and its autoencoder, without the 2.7 GB of weights."
+    folder = tmp_path_factory.mktemp('large')
+    with torch.device('meta'):
+        diffusers.DiTTransformer2DModel(num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8, num_layers=28, sample_size=32, patch_size=2,
+                                        num_embeds_ada_norm=1000, norm_type='ada_norm_zero', norm_elementwise_affine=False).save_config(folder/'transformer')
+        diffusers.AutoencoderKL(down_block_types=('DownEncoderBlock2D',)*4, up_block_types=('UpDecoderBlock2D',)*4, block_out_channels=(128, 256, 512, 512),
+                                layers_per_block=2, sample_size=256).save_config(folder/'vae')
+    (folder/'model_index.json').write_text('{"_class_name": "DiTPipeline"}')
+    return folder
+
+
+def test_the_bill_of_the_published_dit(large):
+    "Peebles and Xie, table 4: 118.6 billion products for a call, 675 million parameters; 50,000 pictures at 250 steps ask 25 million times."
+    found = sampling_bill(str(large), gpu='A100', mfu=.5)
+    embedding = 1001*1152 + 257*1152 + 1153*1152  # which diffusers stores once for each of 28 blocks
+    assert abs(found['flops']/2e9 - 118.6) < .2 and round((found['parameters'] - 27*embedding)/1e6) == 675
+    work = 25e6*237.2e9 + 50_000*16*found['decoder_flops']
+    assert abs(found['sampling_gpu_hours']/(work/(312e12*.5)/3600) - 1) < .002 and found['bytes_per_image'] == 3*256**2
+    assert abs(sampling_bill(str(large), w=(0., .5), gpus=8)['hours']/(sampling_bill(str(large), w=(.5,))['hours']*1.5/8) - 1) < .03  # 3 calls for 2; both are decoded
+
+
+def test_the_bill_by_the_command(saved, saved_text, capsys):
+    "cfg-cost --network: w = 0 takes half; OpenAI's networks by their names; a name nobody knows is refused."
+    for w, calls in ('0', '10'), ('2', '20'):
+        cfg_cost(['--network', str(saved), '--w', w, '--steps', '10', '--images', '1000'])
+        assert f'calls per image                 {calls}\n' in capsys.readouterr().out
+    assert sampling_bill(str(saved_text/'sd'))['decoder_flops'] > 4*sampling_bill(str(saved))['decoder_flops'] > 0  # four times the pixels
+    adm = sampling_bill('256x256_diffusion')
+    assert adm['bytes_per_image'] == 3*256**2 and adm['decoder_flops'] == 0 and adm['parameters'] == sum(p.numel() for p in released('256x256_diffusion').parameters())
+    with pytest.raises(ValueError, match='is no folder of diffusers'): sampling_bill(str(saved/'none'))
+    with pytest.raises(ValueError, match='make no bill'): sampling_bill(str(saved), mfu=2.)
+    with pytest.raises(SystemExit, match='make no bill'): cfg_cost(['--network', str(saved), '--gpus', '0'])
 
 
 def test_a_pipeline_of_another_family_is_refused(tmp_path):
-    (tmp_path/'model_index.json').write_text('{"_class_name": "StableDiffusionPipeline"}')
-    with pytest.raises(ValueError, match='is a StableDiffusionPipeline'): open_dit(tmp_path)
-    with pytest.raises(ValueError, match='is no folder of diffusers'): open_dit(f'{tmp_path}/none')
+    (tmp_path/'model_index.json').write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(ValueError, match='is a FluxPipeline'): open_pipeline(tmp_path)
+    with pytest.raises(ValueError, match='is no folder of diffusers'): open_pipeline(f'{tmp_path}/none')
 
 
 def test_the_command_draws_with_a_dit(saved, tmp_path):
@@ -117,10 +214,22 @@ def test_the_command_draws_with_a_dit(saved, tmp_path):
     assert not np.array_equal(*(open_images(f)[0] for f in whole))
 
 
+def test_weights_in_the_older_format_are_converted_by_the_line_of_the_chapter(tmp_path):
+    "The published DiT has no safetensors: refused, then converted as chapter 16 says, then the same network."
+    kept, = (line for line in (ROOT/'nbs'/'16_pretrained.ipynb').read_text().splitlines() if 'use_safetensors=False' in line)
+    code = re.search(r'python -c \\"(.*?)\\"`', kept)[1].replace('facebook/DiT-XL-2-256', str(tmp_path/'old')).replace('dit-xl', str(tmp_path/'new'))
+    diffusers.DiTPipeline(small_dit(), small_vae(), diffusers.DDIMScheduler(1000)).save_pretrained(tmp_path/'old', safe_serialization=False)
+    with pytest.raises(ValueError, match='only safetensors'): open_pipeline(tmp_path/'old')
+    exec(code)
+    new, old = open_pipeline(tmp_path/'new'), dit(small_dit(), small_vae(), diffusers.DDIMScheduler(1000))
+    at = torch.randn(2, 4, 4, 4), torch.tensor([-3., 2.]), torch.tensor([3, NULL])
+    with torch.no_grad(): assert new.denoiser(*at).equal(old.denoiser(*at))
+
+
 def test_the_weights_are_known_by_their_bytes(saved):
     "Another weight is another checkpoint in the records."
-    first = open_dit(saved).about['checkpoint_sha256']
-    assert open_dit(saved).about['checkpoint_sha256'] == first != open_dit(saved, bf16=True).about['checkpoint_sha256']
+    first = open_pipeline(saved).about['checkpoint_sha256']
+    assert open_pipeline(saved).about['checkpoint_sha256'] == first != open_pipeline(saved, bf16=True).about['checkpoint_sha256']
 
 
 def test_refusals(saved, tmp_path, monkeypatch):
@@ -137,12 +246,12 @@ def test_refusals(saved, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='is a classifier|is no classifier'): open_network(saved, classifier=True)
     with pytest.raises(ValueError, match='could not be opened .*safetensors|safetensors'):
         for weights in saved.glob('*/*.safetensors'): (tmp_path/weights.parent.name).mkdir(), weights.rename(tmp_path/weights.parent.name/weights.name)
-        try: open_dit(saved)
+        try: open_pipeline(saved)
         finally:
             for weights in tmp_path.glob('*/*.safetensors'): weights.rename(saved/weights.parent.name/weights.name)
     with pytest.raises(ValueError, match='give a list of texts'): stable_diffusion(diffusers.UNet2DConditionModel(), small_vae(), None, type('T', (), dict(model_max_length=4)), 'a fox', scheduler)
-    with pytest.raises(FileNotFoundError, match='no DiT of diffusers'): open_network(tmp_path/'missing')
+    with pytest.raises(FileNotFoundError, match='no folder of diffusers'): open_network(tmp_path/'missing')
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
     with pytest.raises(ValueError, match='the hub did not give one'): open_network('nobody/nothing')
     monkeypatch.setitem(sys.modules, 'diffusers', None)
-    with pytest.raises(ValueError, match=r'pip install "cfg_lessons\[pretrained\]"'): open_dit(saved)
+    with pytest.raises(ValueError, match=r'pip install "cfg_lessons\[pretrained\]"'): open_pipeline(saved)
