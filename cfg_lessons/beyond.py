@@ -216,7 +216,8 @@ def perturbed_attention(
 ):
     "A copy with blinded attention: a weak side for `extrapolate` (Ahn et al. 2024, PAG)."
     twin = deepcopy(net)
-    seeing = [m for m in twin.modules() if isinstance(m, Attention) and m.attend is not _own_value]
+    parts = twin.modules() if isinstance(twin, nn.Module) else ()
+    seeing = [m for m in parts if isinstance(m, Attention) and m.attend is not _own_value]
     if not seeing:
         raise ValueError('This network has no Attention to blind, or is blinded already.')
     for attention in seeing: attention.attend = _own_value

@@ -251,6 +251,7 @@ def test_refusals(saved, tmp_path, monkeypatch):
             for weights in tmp_path.glob('*/*.safetensors'): weights.rename(saved/weights.parent.name/weights.name)
     with pytest.raises(ValueError, match='give a list of texts'): stable_diffusion(diffusers.UNet2DConditionModel(), small_vae(), None, type('T', (), dict(model_max_length=4)), 'a fox', scheduler)
     with pytest.raises(FileNotFoundError, match='no folder of diffusers'): open_network(tmp_path/'missing')
+    with pytest.raises(ValueError, match='no Attention to blind'): generate_samples(str(saved), tmp_path/'out', w=(1.,), guidance='perturbed_attention', device='cpu')
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
     with pytest.raises(ValueError, match='the hub did not give one'): open_network('nobody/nothing')
     monkeypatch.setitem(sys.modules, 'diffusers', None)
