@@ -48,8 +48,8 @@ def verdicts(
     rows,  # of one world, measured alike
     world,  # a World
 ):
-    """Rule -> (cost at plain guidance's gain, less that of plain guidance; and cost at the weight
-    that was best on sampling 0, less that of no guidance), each a mean and half-width over the
+    """Rule -> (cost at plain guidance's gain, minus that of plain guidance; and cost at the weight
+    that was best on sampling 0, minus that of no guidance), each a mean and half-width over the
     other samplings, corrected for two comparisons per rule; NaN where one cannot be made."""
     names = sorted({r['rule'] for r in rows if 'numbers' in r} - {NONE})
     plain_gain = dict(zip(*curves_of(rows, 'plain', world.gain)))[anchor_of(world)]
@@ -175,8 +175,8 @@ def _standing(worlds, rows, name):
         lines.append((name_there, f'{world.cost} at equal {world.gain}', _signed(same),
                       _verdict(same), _signed(gained), _verdict(gained),
                       '' if math.isnan(same[0]) else f'{rank} of {len(found)}'))
-    return _table(['world', 'cost', 'less that of plain guidance', 'so it costs',
-                   'at its best w, less that of no guidance', 'so it costs', 'place by the mean'],
+    return _table(['world', 'cost', 'minus that of plain guidance', 'so it costs',
+                   'at its best w, minus that of no guidance', 'so it costs', 'place by the mean'],
                   lines)
 
 def _price(worlds, rows, name):
@@ -202,7 +202,7 @@ def _everybody(world, rows):
     means = {n: (same[0], gained[0]) for n, (same, gained) in found.items()}
     order = sorted(found, key=lambda n: (math.isnan(means[n][0]), *means[n]))
     return _table([world.name, f'{world.cost} at equal {world.gain}, less plain\'s', '',
-                   f'{world.cost} at best w, less that of no guidance', ''],
+                   f'{world.cost} at best w, minus that of no guidance', ''],
                   [(n, _signed(found[n][0]), _verdict(found[n][0]), _signed(found[n][1]),
                     _verdict(found[n][1])) for n in order])
 

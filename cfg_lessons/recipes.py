@@ -118,7 +118,7 @@ CHOICES = {
     'flip': 'half of the pictures are mirrored, as in guided-diffusion',
     'clipped': 'sampling clips the predicted picture to [-1, 1]; without, it explodes',
     'NULL': 'one more row in the table of classes',
-    'log-SNR': 'given as the time of the untruncated cosine schedule, times 1000, to sinusoids',
+    'log-SNR': '1,000 times the time of the untruncated cosine schedule, in a sinusoidal embedding',
     'precision': 'bfloat16 products with float32 weights, where ADM had float16 and loss scaling',
     'classifier crops': 'none but mirroring; ADM also cut squares at random out of larger pictures',
     'classifier schedule': 'cosine at both sizes, as the networks it guides; ADM: linear at 128',

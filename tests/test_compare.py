@@ -221,7 +221,7 @@ def power_law(denoiser, w, power=.9):
     cfg_compare(['power:power_law', '--worlds', 'three Gaussians, exact', '--out', str(tmp_path/'page')])
     assert 'page.html' in capsys.readouterr().out
     text = (tmp_path/'page'/'page.md').read_text()
-    assert '# power_law, beside' in text and 'power = 0.9' in text and 'less that of plain guidance' in text
+    assert '# power_law, beside' in text and 'power = 0.9' in text and 'minus that of plain guidance' in text
     html = (tmp_path/'page'/'page.html').read_text()
     assert html.count('data:image/png;base64') == 2 and '<table>' in html and 'indistinguishable' in html
     rows = [json.loads(line) for line in next((tmp_path/'page').glob('quick_*.jsonl')).read_text().splitlines()]
