@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
+from traceback import clear_frames
 
 import numpy as np
 import torch
@@ -20,9 +21,9 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
-from cfg_lessons.checkpoints import (
+from .checkpoints import (
     CheckpointWriter, TrainState, check_settings, check_whole, checkpoints, fingerprint,
-    latest_valid, locked)
+    latest_valid, locked, read_json)
 from .images import prefetch, batches, random_flip, normalize
 from .logs import Log, Metrics, reduce_metrics
 from .networks import in_bf16
@@ -58,7 +59,7 @@ class TrainConfig:
     cudnn_benchmark: bool = True  # on GPUs, time convolutions and take the fastest
     gpu_cache_fraction: float = .5  # of a GPU's free memory that the data may take; else from disk
     # Checkpoints and log
-    save_minutes: float = 30.  # minutes between checkpoints
+    save_minutes: float = 30.  # minutes between checkpoints; 0 for one at every step
     save_every: int = 0  # steps between checkpoints, besides; 0 for none
     keep: int = 3  # checkpoints to keep; 0 for all
     log_every: int = 100  # steps between lines of the log
@@ -68,7 +69,8 @@ class TrainConfig:
 
 # %% ../nbs/14_engine.ipynb #c41e9d70
 # What may change when a run goes on. These change no rule of training; microbatch (other noise),
-# fsdp and cudnn_benchmark (rounding) do change the digits. All other settings must stay.
+# fsdp and cudnn_benchmark (rounding) do change the digits. All other settings must stay. (A new
+# field that is not named here ends the going on of every run that was begun without it.)
 MUTABLE = ('steps microbatch fsdp activation_checkpointing cudnn_benchmark gpu_cache_fraction '
            'save_minutes save_every keep log_every max_nonfinite flops_per_example '
            'peak_flops').split()
@@ -79,19 +81,16 @@ def check_config(
     net,  # the network to train
 ):
     "Raise ValueError, in one sentence, for a training that these ranks cannot carry out."
-    for name in ('steps', 'batch_size', 'warmup_steps', 'log_every', 'max_nonfinite'):
-        check_whole(name, getattr(config, name))
-    for name in ('microbatch', 'seed', 'save_every', 'keep'):
-        check_whole(name, getattr(config, name), 0)
-    for name in ('lr', 'clip', 'weight_decay', 'save_minutes', 'gpu_cache_fraction', 'peak_flops',
-                 'flops_per_example'):
-        value = getattr(config, name)
-        if type(value) not in (int, float) or not 0 <= value < math.inf:
-            raise ValueError(f'{name} is {value!r}; it must be a finite number, 0 or more.')
+    positive = 'steps', 'batch_size', 'warmup_steps', 'log_every', 'max_nonfinite'
     for field in fields(config):
-        value = getattr(config, field.name)
+        name, value = field.name, getattr(config, field.name)
+        if field.type is int: check_whole(name, value, 1 if name in positive else 0)
         if field.type is bool and type(value) is not bool:
-            raise ValueError(f'{field.name} is {value!r}; it must be True or False.')
+            raise ValueError(f'{name} is {value!r}; it must be True or False.')
+        number = type(value) in (int, float) and 0 <= value < math.inf
+        if field.type is float and not number:
+            raise ValueError(f'{name} is {value!r}; it must be a Python number, finite and 0 or '
+                             'more.')
     decays = config.ema_decay
     if (not isinstance(decays, tuple) or not decays
             or not all(type(d) in (int, float) and 0 <= d < 1 for d in decays)
@@ -101,7 +100,7 @@ def check_config(
     multiple = rank_and_size()[1]*(config.microbatch or 1)
     if config.batch_size % multiple:
         raise ValueError(f'batch_size is {config.batch_size}; it must be a multiple of {multiple}, '
-                         'the number of ranks times the microbatch.')
+                         'the number of ranks times the microbatch, if there is one.')
     _check_net(config, net)
 
 # %% ../nbs/14_engine.ipynb #7c0e5d1b
@@ -128,8 +127,8 @@ def cache_on_device(
 ):
     """The examples as a tensor on the device, if it is a GPU with room for them; else as they are.
     ImageNet at 64 x 64 takes 16 GB."""
-    if torch.device(device).type != 'cuda' or not len(x): return x
-    if x.dtype != np.uint8: return x  # `from_uint8` says that pictures must be bytes
+    if torch.device(device).type != 'cuda': return x
+    if not len(x) or x.dtype != np.uint8: return x  # what is wrong is refused with the first batch
     free, _ = torch.cuda.mem_get_info(device)
     if x.nbytes > fraction*free: return x
     cached = torch.empty(x.shape, dtype=torch.uint8, device=device)
@@ -152,10 +151,9 @@ def train_batches(
     stream = batches(x, y, config.batch_size, config.seed, start, device, **share)
     stream = normalize(prefetch(stream))
     if config.flip: stream = random_flip(stream, config.seed, start, **share)
-    # preserve_format: as it is
-    layout = torch.channels_last if config.channels_last else torch.preserve_format
     for i, (pictures, label) in enumerate(stream, start):
-        yield i, pictures.to(memory_format=layout), label
+        if config.channels_last: pictures = pictures.to(memory_format=torch.channels_last)
+        yield i, pictures, label
 
 # %% ../nbs/14_engine.ipynb #b3dbb79c
 def resume(
@@ -174,10 +172,10 @@ def _newest(folder, settings, log):
     "The newest valid checkpoint and its step, None and 0 in a new run."
     path = latest_valid(folder, log.warn)
     if path is None: return None, 0
-    manifest = json.loads((path/'manifest.json').read_text())
-    for part, now in settings.items():
-        free = MUTABLE if part == 'config' else ()
-        check_settings(manifest['settings'][part], now, free, folder)
+    manifest = read_json(path/'manifest.json')
+    noted = manifest['settings']
+    check_settings(noted['config'], settings['config'], MUTABLE, folder)
+    for part in ('recipe', 'data'): check_settings(noted[part], settings[part], (), folder)
     before, now = manifest['microbatches'], _microbatches(settings['config'])
     if before != now:
         log.warn(f'A step had {before} microbatches and has {now}: the order of the data and '
@@ -186,8 +184,8 @@ def _newest(folder, settings, log):
 
 def _microbatches(config):
     "Into how many parts a batch is cut, over all ranks; config is the dict in the settings."
-    at_once = config['microbatch'] or config['batch_size']//rank_and_size()[1]
-    return config['batch_size']//at_once
+    if not config['microbatch']: return rank_and_size()[1]  # each rank takes its share at once
+    return config['batch_size']//config['microbatch']
 
 # %% ../nbs/14_engine.ipynb #6b090186
 class _Run:
@@ -215,8 +213,7 @@ class _Run:
     def due(self, done):
         "Whether it is time for a checkpoint, by this rank's clock or by the number of steps."
         late = time.monotonic() - self.saved > 60*self.config.save_minutes
-        every = self.config.save_every
-        return late or (every > 0 and done % every == 0)
+        return late or self.config.save_every > 0 and done % self.config.save_every == 0
 
     def save(self, done, hooks):
         "Begin to write a checkpoint; the hooks run while it is written."
@@ -224,10 +221,11 @@ class _Run:
         manifest = dict(step=done, ranks=rank_and_size()[1], settings=self.settings,
                         microbatches=_microbatches(self.settings['config']))
         self.writer.save(self.state.tensors(), manifest)  # returns once all is copied
-        facts = dict(seconds=time.monotonic() - self.saved)
-        averaged = next(iter(self.state.averages.values())).net  # of the first ema_decay
-        for hook in hooks: facts.update(hook(done, averaged) or {})
-        self.log.line('save', **(facts | dict(step=done)))  # a hook may return a step as well
+        seconds = time.monotonic() - self.saved  # how long training waited
+        averaged, numbers = next(iter(self.state.averages.values())).net, {}  # first ema_decay
+        for hook in hooks: numbers |= hook(done, averaged) or {}
+        numbers = {k: float(v) for k, v in numbers.items() if k != 'event'}
+        self.log.line('save', **(numbers | dict(seconds=seconds, step=done)))
 
     def close(self):
         "End what writes; a checkpoint that is being written is finished first."
@@ -241,14 +239,13 @@ def _check_nonfinite(run, done, start):
     in_a_row = int(run.state.opt.in_a_row)
     if in_a_row < run.config.max_nonfinite: return
     run.writer.wait()  # so that the last checkpoint can be named
-    mine, size = int(run.metrics.last_bad), rank_and_size()[1]  # -1 for never
-    last_bad = [mine]*size
-    if size > 1: dist.all_gather_object(last_bad, mine)  # now one of each rank
-    first = max(0, done - in_a_row)  # number of the first skipped step; 0 at least, so -1 is none
+    last_bad = [int(run.metrics.last_bad)]*rank_and_size()[1]  # of this rank; -1 for never
+    if len(last_bad) > 1: dist.all_gather_object(last_bad, last_bad[0])  # now one of each rank
+    first = done - in_a_row  # number of the first skipped step
     ranks = ', '.join(f'rank {rank} (last in step {bad}, counted from 0)'
                       for rank, bad in enumerate(last_bad) if bad >= first)
-    where = f'the loss itself was not finite on {ranks or "no rank"}'
-    if not ranks and first < start:  # a checkpoint has in_a_row, but not last_bad
+    if ranks or first >= start: where = f'the loss itself was not finite on {ranks or "no rank"}'
+    else:  # a checkpoint has in_a_row, but not last_bad
         where = ('it is not known on which ranks the loss was not finite, since the run was '
                  'resumed after the first of them')
     saved = next(iter(checkpoints(run.folder)), 'none')
@@ -264,7 +261,7 @@ def fit(
     data,  # (bytes (N, C, H, W), classes (N,))
     config,  # a TrainConfig
     recipe=None,  # what else decides the weights, and describes the network; a dict for JSON
-    hooks=(),  # hook(step, averaged network) -> dict of numbers or None, at each checkpoint
+    hooks=(),  # hook(step, averaged net) -> dict or None, at checkpoints that no signal asks for
     lr=None,  # step -> learning rate; None for warm-up to the config's
 ):
     """Train until the config's last step and return "done", or "stopped" if a signal asked for it.
@@ -273,53 +270,49 @@ def fit(
     Raises ValueError or OSError in one sentence on every rank; MemoryError where memory ran out."""
     rank_zero(lambda: check_config(config, net))
     folder = Path(folder).absolute()
-    lr = _in_floats(lr or warmup(config.lr, config.warmup_steps))
+    schedule = lr or warmup(config.lr, config.warmup_steps)
+    def rate(step): return float(schedule(step))  # optimizer and log take Python's numbers only
     with locked(folder), stop_requested() as stop, _explained(), numerics(config):
         settings = rank_zero(lambda: _settings(config, recipe, data))
         state, log = TrainState(net, config), Log(folder, settings)
-        start = done = resume(folder, state, settings, log)  # steps taken, numbered from 0
+        start = done = resume(folder, state, settings, log)  # steps taken: 0 to start - 1
+        often = min(config.log_every, config.max_nonfinite)
         with closing(_Run(folder, state, config, settings, log)) as run:
             log.start(start)
-            for step, mean_loss in _steps(run, loss, data, lr, start):
-                run.metrics.step(step, mean_loss, state.opt.norm)
+            for step, value in _steps(run, loss, data, rate, start):
+                run.metrics.step(step, value, state.opt.norm)
                 done = step + 1
-                # Each rank has its own signals, clock and disk errors; if one says yes, all do,
-                # since what follows is collective.
+                # Each rank has its own; if one says yes, all do, since what follows is collective.
                 stopping, due, failed = any_rank(stop(), run.due(done), run.writer.failed())
                 last = stopping or done == config.steps
-                if last or done % config.log_every == 0: run.report(done, lr(step))
-                if last or due: run.save(done, hooks)
+                if last or done % config.log_every == 0: run.report(done, rate(step))
+                if last or due: run.save(done, () if stopping else hooks)  # a signal cannot wait
                 if last or failed: run.writer.wait()  # the end waits; a failure is raised here
                 if last: break
-                if done % min(config.log_every, config.max_nonfinite) == 0:
-                    _check_nonfinite(run, done, start)  # not each step: the host waits for a number
-            _check_nonfinite(run, done, start)
+                if done % often == 0: _check_nonfinite(run, done, start)  # the host waits here
+            _check_nonfinite(run, done, start)  # at the end, also where no step was left
             ended = 'done' if done >= config.steps else 'stopped'
             log.line('stop', step=done, why=ended)
     return ended
 
 # %% ../nbs/14_engine.ipynb #df407ea5
-def _in_floats(lr):
-    "A schedule whose rates are Python's numbers, whatever scalars it returns."
-    return lambda step: float(lr(step))
-
 def _steps(run, loss, data, lr, start):
-    "`train` of chapter 5 on this rank's shares of the batches; yields (step, loss)."
+    "An iterator that takes the steps, `train` of chapter 5: (step, loss of this rank's share)."
     state, config = run.state, run.config
     model = parallelize(state.net, config)
     denoiser = in_bf16(model) if config.bf16 else model
     def loss_of(x, label): return loss(denoiser, x, label, run.metrics.note)
-    left = max(0, config.steps - start)  # it may be none
-    stream = islice(train_batches(*data, config, run.device, start), left)
+    stream = train_batches(*data, config, run.device, start)  # without end
+    stream = islice(stream, max(0, config.steps - start))  # steps may be fewer than were taken
     share_loss = microbatched(loss_of, model, config)  # called with (i, x, label) of the stream
     steps = train(share_loss, state.opt, stream, lr=lr, start=start,
-                  ema=state,  # train calls its update(), which steps every average
+                  ema=state,  # train calls state.update(), which steps every average
                   clip=None)  # state.opt clips, and skips what is not finite
-    silent = True if rank_and_size()[0] else None  # None: only without a terminal
+    silent = True if rank_and_size()[0] else None  # None: silent where no terminal is
     return tqdm(steps, initial=start, total=config.steps, disable=silent)
 
 def _settings(config, recipe, data):
-    "What a run must not change, as JSON gives it back."
+    "What a checkpoint notes of a run, as JSON gives it back; only MUTABLE may change later."
     if not isinstance(recipe, dict | None): raise ValueError('recipe must be a dict, or None.')
     facts = dict(config=asdict(config), recipe=recipe or {},
                  data=dict(shape=data[0].shape, sha256=fingerprint(*data)))
@@ -332,6 +325,7 @@ def _explained():
     "Say in one sentence what helps with PyTorch's errors, for the time of a `with`."
     try: yield
     except torch.OutOfMemoryError as e:
+        clear_frames(e.__traceback__)  # a notebook keeps the error, and so all that they hold
         raise MemoryError(
             f'Out of memory ({str(e).splitlines()[0]}). Call again with a smaller microbatch, with '
             'activation_checkpointing, or with gpu_cache_fraction=0; a run may change these as it '

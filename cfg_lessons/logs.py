@@ -37,7 +37,7 @@ class Metrics:
         device,  # where the sums are kept
     ):
         self.edges = torch.tensor(EDGES, device=device)
-        self.last_bad = torch.tensor(-1., device=device)  # the last step with a loss not finite
+        self.last_bad = torch.tensor(-1., device=device)  # last step with such a loss, on this rank
         self.clear()
 
     def clear(self):

@@ -138,8 +138,10 @@ def parallelize(
 ):
     """The network as it is called in training: over several ranks with DDP, unless it is sharded,
     and compiled if the config says so. Activation checkpointing changes its blocks."""
-    if config.activation_checkpointing:
-        for block in blocks(net):
+    for block in blocks(net):
+        if getattr(block.forward, 'func', None) is recompute:  # wrapped by an earlier call
+            block.forward = block.forward.args[0]
+        if config.activation_checkpointing:
             block.forward = partial(recompute, block.forward, use_reentrant=False)
     if rank_and_size()[1] > 1 and not config.fsdp:
         device = next(net.parameters()).device
@@ -219,6 +221,7 @@ class SkipNonfinite:
         self.own, device = [p for p in params if p.requires_grad], params[0].device
         self.scaler = torch.amp.GradScaler(device.type, init_scale=1.)  # for its skipping alone
         self.scaler.scale(torch.zeros((), device=device))  # it is set up by the first call
+        # Scalars on the device: norm of the last gradient; steps skipped in all, and in a row now.
         self.norm, self.skipped, self.in_a_row = torch.zeros(3, device=device).unbind()
 
     @property

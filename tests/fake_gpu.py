@@ -410,7 +410,7 @@ FAULTS = {
         'waits in microbatched.f'),
     'float of the loss at each step': Fault(
         'classify', 'engine', 'done = step + 1\n',
-        'done = step + 1 + (not math.isfinite(float(mean_loss)))\n', 'waits in fit'),
+        'done = step + 1 + (not math.isfinite(float(value)))\n', 'waits in fit'),
     'synchronize at each step': Fault(
         'classify', 'logs', 'self.steps += 1', 'self.steps += 1; torch.cuda.synchronize()',
         'waits in Metrics.step'),
@@ -460,7 +460,7 @@ FAULTS = {
     'bf16 forgotten': Fault(
         'classify', 'engine', 'in_bf16(model) if config.bf16 else model', 'model', 'torch.float32'),
     'pictures with channels first': Fault(
-        'classify', 'engine', 'pictures.to(memory_format=layout)', 'pictures.contiguous()',
+        'classify', 'engine', 'pictures.to(memory_format=torch.channels_last)', 'pictures.contiguous()',
         'channels first'),
     'weights with channels first': Fault(
         'classify', 'checkpoints', 'net.to(memory_format=torch.channels_last)', 'pass',

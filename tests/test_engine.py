@@ -10,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from cfg_lessons.checkpoints import (_digests, checkpoints, fingerprint, open_ch
 from cfg_lessons.engine import TrainConfig, cache_on_device, train_batches
 from cfg_lessons.images import batches, from_uint8
 from cfg_lessons.logs import read_log, sample_grid, validation_loss
-from cfg_lessons.parallel import SkipNonfinite, microbatched, parallelize, rank_zero
+from cfg_lessons.parallel import SkipNonfinite, blocks, microbatched, parallelize, rank_zero
 from cfg_lessons.training import derive_seed
 from cfg_lessons.unet import UNet
 
@@ -543,6 +545,33 @@ def test_out_of_memory_is_a_sentence(tmp_path):
     assert run(tmp_path, dict(microbatch=4)) == 'done'
 
 
+def test_out_of_memory_gives_back_what_the_steps_held(tmp_path):
+    "Also where the error is kept, as a notebook keeps the last one."
+    class Large(torch.Tensor): pass
+    held = []
+    def loss(denoiser, x, label, note):
+        large = torch.zeros(8).as_subclass(Large)
+        held.append(weakref.ref(large))
+        raise torch.OutOfMemoryError('CUDA out of memory.')
+    with pytest.raises(MemoryError) as kept: run(tmp_path, loss=loss)
+    assert kept.value.__context__ is not None and held[0]() is None
+
+
+def test_two_trainings_of_one_network_compute_blocks_twice_and_not_thrice(tmp_path):
+    "Activation checkpointing wraps a block once, and the next training unwraps it."
+    net, calls = UNet(TINY), []
+    block = blocks(net)[1]
+    count = type(block).forward
+    def forward(self, *given):
+        if self is block: calls.append(1)
+        return count(self, *given)
+    with mock.patch.object(type(block), 'forward', forward):
+        for i, on in enumerate((True, True, False)):
+            calls.clear()
+            run(tmp_path/str(i), dict(steps=2, activation_checkpointing=on), make=lambda: net)
+            assert len(calls) == (4 if on else 2)
+
+
 @pytest.mark.parametrize('wrong', [
     dict(lr=-1.), dict(warmup_steps=0), dict(seed=-1), dict(seed=2**70), dict(steps=12.5),
     dict(batch_size='16'), dict(clip=math.nan), dict(microbatch=-1), dict(ema_decay=(1.,)),
@@ -647,6 +676,18 @@ def test_a_hook_may_return_the_step(tmp_path):
     run(tmp_path, dict(steps=3), hooks=[lambda step, net: dict(step=step, half=step/2)])
     line, = read_log(tmp_path, 'save')
     assert line['step'] == 3 and line['half'] == 1.5
+
+@pytest.mark.parametrize('number', [np.float32(1.5), torch.tensor(1.5), np.int64(3)])
+def test_a_hook_may_return_numbers_of_any_library(tmp_path, number):
+    run(tmp_path, dict(steps=3), hooks=[lambda step, net: dict(fid=number, event=2)])
+    line, = read_log(tmp_path, 'save')
+    assert line['fid'] == float(number) and line['event'] == 'save'
+
+def test_a_signal_does_not_wait_for_hooks(tmp_path):
+    called = []
+    how = dict(save_every=2), {'4': 'term'}
+    assert run(tmp_path, *how, hooks=[lambda step, net: called.append(step)]) == 'stopped'
+    assert called == [2, 4] and checkpoints(tmp_path)[0].name == 'step_000000005'
 
 def test_a_run_describes_itself(tmp_path):
     "At each kept step, also in a folder that has moved."
