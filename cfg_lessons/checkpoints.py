@@ -186,11 +186,13 @@ def read_tensors(
     """Fill tensors from a checkpoint, on each rank what belongs to it. Raises ValueError, in one
     sentence, if the checkpoint is of another network."""
     reader = HuggingFaceStorageReader(str(path))
-    try: saved = reader.read_metadata().state_dict_metadata
+    try: metadata = reader.read_metadata()
     except Exception as e:  # safetensors and JSON raise several kinds for what they cannot read
         raise ValueError(f'{path} cannot be read ({e}); copy or make it again.') from None
+    reader.read_metadata = lambda: metadata  # else PyTorch reads it again, and logs what fails
     def kind(size, dtype): return tuple(size), 'floating' if dtype.is_floating_point else 'whole'
-    have = {k: kind(m.size, m.properties.dtype) for k, m in saved.items() if k.startswith(prefix)}
+    have = {k: kind(m.size, m.properties.dtype) for k, m in metadata.state_dict_metadata.items()
+            if k.startswith(prefix)}
     wrong = _state_dict_mismatch(have, {k: kind(t.shape, t.dtype) for k, t in tensors.items()})
     if wrong: raise ValueError(f'{path} is of another network: {wrong}.')
     try: dcp.load(tensors, storage_reader=reader, no_dist=rank_and_size()[1] == 1)

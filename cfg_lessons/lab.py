@@ -158,8 +158,8 @@ def _guidance_lines(ax, mixture):
         ax.plot(*where, MARKERS[c % 8], color=PALETTE[c % 8], alpha=.4)
     look = dict(lw=2.2, marker='o', ms=6, markevery=[-1])
     lines = [ax.plot([], [], color=color, ls=style, label=name, **look)[0] for name, color, style in
-             (('unconditional', PALETTE[7], '-'), ('conditional', PALETTE[0], '-'),
-              ('guided', PALETTE[1], ':'))]
+             (('unconditional', PALETTE[7], '-'), ('conditional', PALETTE[4], '-'),
+              ('guided', PALETTE[3], ':'))]
     ax.legend(fontsize=8, loc='lower center', ncols=3, columnspacing=1, handlelength=1.2)
     return lines, ax.plot([], [], 'kx', ms=8)[0]
 

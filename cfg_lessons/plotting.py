@@ -98,7 +98,8 @@ def show(
     fig.savefig(raw, format='png', dpi=dpi)
     plt.close(fig)
     image = Image.open(raw).convert('RGB')
-    image.quantize(palette=palette_of(image)).save(small, format='png', optimize=True)
+    few = image.quantize(palette=palette_of(image), dither=Image.Dither.NONE)  # no specks
+    few.save(small, format='png', optimize=True)
     return Picture(small.getvalue(), alt, width=round(image.width*80/dpi))
 
 # %% ../nbs/90_plotting.ipynb #3c7ea226
@@ -240,20 +241,23 @@ def trade_off(
     fid='FID',  # what to call the distance
     score='Inception score',  # what to call the score
 ):
-    "Distance against w, score against w, the one against the other: a line a group. A figure."
+    """Distance against w, score against w, distance against score: a line per group, with a circle
+    at its least distance. A figure."""
     fig, axes = panels(3, size=(3.1, 2.8))
     for i, (name, columns) in enumerate(groups.items()):
         w, d, s, d_std, s_std = (np.asarray(c, float) for c in columns)
-        look = dict(marker=MARKERS[i], color=PALETTE[i], ms=4, lw=1.3, capsize=2)
-        axes[0].errorbar(w, d, d_std, label=name, **look)
-        axes[1].errorbar(w, s, s_std, **look)
-        axes[2].plot(s, d, marker=MARKERS[i], color=PALETTE[i], ms=4, lw=1.3)
+        look = dict(marker=MARKERS[i], color=PALETTE[i], ms=4, lw=1.3)
+        for ax, y, std in ((axes[0], d, d_std), (axes[1], s, s_std)):
+            if std.any(): ax.errorbar(w, y, std, label=name, capsize=2, **look)
+            else: ax.plot(w, y, label=name, **look)
+        axes[2].plot(s, d, **look)
         best = d.argmin()
         for ax, x in zip(axes[[0, 2]], (w[best], s[best])):
             ax.plot(x, d[best], 'o', ms=11, mfc='none', color=PALETTE[i])
-    for ax, title in zip(axes, (fid, score, 'the one against the other')): ax.set_title(title)
+    for ax, title in zip(axes, (fid, score, 'distance against score')): ax.set_title(title)
+    root = lambda w: np.sign(w)*np.sqrt(np.abs(w))
     for ax in axes[:2]:
-        ax.set_xscale('function', functions=(lambda w: np.sqrt(np.maximum(w, 0)), np.square))
+        ax.set_xscale('function', functions=(root, lambda r: np.sign(r)*r**2))
         ax.set(xlabel='w (stretched near 0)', xticks=(0, .1, .3, .5, 1, 2, 3, 4))
         ax.set_xticklabels(['0', '.1', '.3', '.5', '1', '2', '3', '4'])
     axes[2].set(xlabel=score, ylabel=fid)

@@ -23,7 +23,7 @@ from PIL import Image
 from torch.nn.utils.parametrizations import spectral_norm
 
 from cfg_lessons.checkpoints import (_digests, checkpoints, fingerprint, open_checkpoint,
-                                     verify)
+                                     read_tensors, verify)
 from cfg_lessons.engine import TrainConfig, cache_on_device, train_batches
 from cfg_lessons.images import batches, from_uint8
 from cfg_lessons.logs import read_log, sample_grid, validation_loss
@@ -528,6 +528,20 @@ def test_settings_bind_with_the_first_checkpoint_not_before(tmp_path):
     "A first call that ran out of memory may be mended by any change."
     with pytest.raises(MemoryError): run(tmp_path, dict(bf16=True), at={'0': 'no_memory'})
     assert run(tmp_path, dict(bf16=False, seed=3)) == 'done'
+
+
+def test_a_disk_that_fails_while_a_checkpoint_is_read_is_a_sentence(straight, caplog, monkeypatch):
+    "PyTorch's own words and traceback are not written besides."
+    import safetensors
+    opened, real, path = [], safetensors.safe_open, checkpoints(straight)[0]
+    wanted, shards = tensors_of(path), len([*path.glob('*.safetensors')])
+    def fails(*given, **how):
+        opened.append(given)
+        if len(opened) > shards: raise OSError(5, 'Input/output error')
+        return real(*given, **how)
+    monkeypatch.setattr(safetensors, 'safe_open', fails)
+    with pytest.raises(OSError, match='could not be read') as e: read_tensors(path, wanted)
+    assert str(e.value).count('\n') == 0 and not [r for r in caplog.records if r.levelname != 'DEBUG']
 
 
 def test_changed_data_are_noticed(tmp_path):
