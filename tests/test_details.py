@@ -138,9 +138,23 @@ SQUARE, SKEW = torch.zeros(2, 2), EYE + torch.tensor([[0, 1.], [0, 0]])
     (SQUARE, EYE, [0, 2], None, 'every class'), (SQUARE, EYE, [1, 2], None, 'every class'),
     (SQUARE, -EYE, [0, 1], None, 'no negative'), (SQUARE, EYE, [0, 1], [1., 0.], 'positive'),
     (SQUARE, SKEW, [0, 1], None, 'symmetric'), (SQUARE*math.nan, EYE, [0, 1], None, 'finite'),
-    (SQUARE, EYE, [0, 1], [1., math.inf], 'finite')])
+    (SQUARE, EYE, [0, 1], [1., math.inf], 'finite'),
+    (SQUARE, torch.eye(2).expand(3, 2, 2), [0, 1], None, r'need cov \(2, 2, 2\)')])
 def test_mixtures_that_are_none_are_refused(mean, cov, label, weight, words):
     refused(words, mixtures.gaussian_mixture, mean, cov, torch.tensor(label), weight)
+
+def test_a_mixture_knows_its_own_classes_and_its_own_plane():
+    z, l = torch.zeros(2, 2), torch.zeros(2)
+    refused('outside 0 to 1', mixtures.log_density, mixtures.tree(), z, l, torch.tensor([0, 2]))
+    refused(r'lives in \(B, 2\)', mixtures.exact_denoiser(mixtures.tree()), z[:, :1], l, l.long())
+
+def test_a_seed_gives_the_same_samples():
+    one, two = (mixtures.sample_mixture(mixtures.tree(), 5, seed=3)[0] for _ in range(2))
+    assert one.dtype == torch.float32 and one.equal(two)
+
+def test_a_flat_cloud_in_space_has_no_negative_spread():
+    flat = mixtures.gaussian_mixture(torch.zeros(1, 3), 100*torch.ones(1, 3, 3), torch.tensor([0]))
+    assert flat.spread.min() >= 0
 
 def test_a_direction_without_spread_is_allowed():
     flat = torch.diag(torch.tensor([1., 0.])).expand(1, 2, 2)
