@@ -97,7 +97,7 @@ def open_images(
         x, y = (np.load(folder/f'{name}.npy', mmap_mode='r') for name in ('images', 'labels'))
         longer = [a.filename for a in (x, y)
                   if Path(a.filename).stat().st_size > a.offset + a.nbytes]
-    except (ValueError, EOFError, OSError, RecursionError, AttributeError) as e:
+    except Exception as e:  # NumPy raises half a dozen kinds for a damaged header
         raise ValueError(f'{folder} is damaged ({e}); make it again.') from None
     if longer: raise ValueError(f'{longer[0]} is longer than it says; make the set again.')
     known = notes.get('images') if isinstance(notes, dict) else None

@@ -798,6 +798,7 @@ def test_what_is_no_set_of_pictures_is_not_written(x, y, tmp_path):
     ('notes.json', b'{', 'is damaged'), ('images.npy', b'', 'is damaged'),
     ('labels.npy', b'no', 'is damaged'), ('notes.json', b'[]', 'does not fit its notes'),
     ('notes.json', b'{"images": [9]}', 'does not fit its notes'), ('labels.npy', b'', 'is damaged'),
+    ('labels.npy', b'\x93NUMPY\1\0v\0{' + bytes(117), 'is damaged'),
     ('labels.npy', b'PK\x05\x06' + bytes(18), 'is damaged'), ('labels.npy', None, 'has no labels'), ('notes.json', None, 'has no notes'),
     ('images.npy', None, 'has no images')])
 def test_damaged_sets_of_pictures_are_refused(name, content, words, tmp_path):
