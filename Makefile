@@ -22,8 +22,10 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY)  ## make .venv with everything in it
 
+# seconds after which the kernel of a closed notebook is ended
+CULL ?= 900
 lab: $(READY)  ## open the book in JupyterLab (options: make lab ARGS=--no-browser)
-	@$(BIN)/python -m jupyterlab $$([ "$$(id -u)" = 0 ] && echo --allow-root) --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb --ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter $(ARGS)
+	@$(BIN)/python -m jupyterlab $$([ "$$(id -u)" = 0 ] && echo --allow-root) --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb --ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter --MappingKernelManager.cull_idle_timeout=$(CULL) --MappingKernelManager.cull_interval=$$(($(CULL)/9 + 1)) $(ARGS)
 
 test: $(READY)  ## run every check: export drift, all chapters in the quick profile, pytest
 	@$(BIN)/python -m pytest tests/test_book.py -k drift

@@ -209,7 +209,7 @@ def test_a_real_kernel_runs_a_notebook():
     assert any('<img alt' in ''.join(o.get('data', {}).get('text/html', '')) for c in nb.cells for o in c.get('outputs', []))
 
 
-def test_jupyterlab_opens_the_book(tmp_path):
+def test_jupyterlab_opens_the_book_and_ends_kernels_that_nobody_looks_at(tmp_path):
     "The server of `make lab` comes up and serves the index, from this environment."
     import json
     import socket
@@ -219,7 +219,7 @@ def test_jupyterlab_opens_the_book(tmp_path):
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
     args = ['--no-browser', f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=t', '--ip=127.0.0.1']
-    server = subprocess.Popen(['make', '--no-print-directory', '-o', '.venv/.ready', 'lab', f'ARGS={" ".join(args)}'], cwd=ROOT,
+    server = subprocess.Popen(['make', '--no-print-directory', '-o', '.venv/.ready', 'lab', 'CULL=2', f'ARGS={" ".join(args)}'], cwd=ROOT,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
                               env=os.environ | {'JUPYTER_CONFIG_DIR': str(tmp_path), 'JUPYTER_RUNTIME_DIR': str(tmp_path)})
     get = lambda path: urllib.request.urlopen(f'http://127.0.0.1:{port}/{path}?token=t', timeout=5).read()
@@ -230,6 +230,12 @@ def test_jupyterlab_opens_the_book(tmp_path):
             else: break
         assert 'index.ipynb' in [f['name'] for f in listing['content']]
         assert b'JupyterLab' in get('lab/tree/index.ipynb')
+        urllib.request.urlopen(urllib.request.Request(f'http://127.0.0.1:{port}/api/kernels?token=t', b'{}'), timeout=30).read()
+        assert len(json.loads(get('api/kernels'))) == 1
+        for _ in range(120):
+            if not json.loads(get('api/kernels')): break
+            time.sleep(.5)
+        assert not json.loads(get('api/kernels'))
     finally:
         import signal
         os.killpg(server.pid, signal.SIGTERM)
