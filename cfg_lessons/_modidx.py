@@ -196,6 +196,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'cfg_lessons.engine._check_net': ('engine.html#_check_net', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine._check_nonfinite': ('engine.html#_check_nonfinite', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine._explained': ('engine.html#_explained', 'cfg_lessons/engine.py'),
+                                    'cfg_lessons.engine._fit': ('engine.html#_fit', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine._microbatches': ('engine.html#_microbatches', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine._newest': ('engine.html#_newest', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine._settings': ('engine.html#_settings', 'cfg_lessons/engine.py'),

@@ -9,11 +9,10 @@ __all__ = ['MUTABLE', 'TrainConfig', 'check_config', 'cache_on_device', 'train_b
 import json
 import math
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from traceback import clear_frames
 
 import numpy as np
 import torch
@@ -59,7 +58,7 @@ class TrainConfig:
     cudnn_benchmark: bool = True  # on GPUs, time convolutions and take the fastest
     gpu_cache_fraction: float = .5  # of a GPU's free memory that the data may take; else from disk
     # Checkpoints and log
-    save_minutes: float = 30.  # minutes between checkpoints; 0 for one at every step
+    save_minutes: float = 30.  # from the end of one checkpoint to the next; 0 for one every step
     save_every: int = 0  # steps between checkpoints, besides; 0 for none
     keep: int = 3  # checkpoints to keep; 0 for all
     log_every: int = 100  # steps between lines of the log
@@ -69,8 +68,8 @@ class TrainConfig:
 
 # %% ../nbs/14_engine.ipynb #c41e9d70
 # What may change when a run goes on. These change no rule of training; microbatch (other noise),
-# fsdp and cudnn_benchmark (rounding) do change the digits. All other settings must stay. (A new
-# field that is not named here ends the going on of every run that was begun without it.)
+# fsdp and cudnn_benchmark (rounding) do change the digits. All other settings must stay. Name
+# a new field here, or give up resuming every run that was begun before it existed.
 MUTABLE = ('steps microbatch fsdp activation_checkpointing cudnn_benchmark gpu_cache_fraction '
            'save_minutes save_every keep log_every max_nonfinite flops_per_example '
            'peak_flops').split()
@@ -83,14 +82,16 @@ def check_config(
     "Raise ValueError, in one sentence, for a training that these ranks cannot carry out."
     positive = 'steps', 'batch_size', 'warmup_steps', 'log_every', 'max_nonfinite'
     for field in fields(config):
-        name, value = field.name, getattr(config, field.name)
-        if field.type is int: check_whole(name, value, 1 if name in positive else 0)
-        if field.type is bool and type(value) is not bool:
+        name, kind, value = field.name, field.type, getattr(config, field.name)
+        if kind is int: check_whole(name, value, 1 if name in positive else 0)
+        elif kind is bool and type(value) is not bool:
             raise ValueError(f'{name} is {value!r}; it must be True or False.')
-        number = type(value) in (int, float) and 0 <= value < math.inf
-        if field.type is float and not number:
+        elif kind is float and not (type(value) in (int, float) and 0 <= value < math.inf):
             raise ValueError(f'{name} is {value!r}; it must be a Python number, finite and 0 or '
                              'more.')
+    if config.gpu_cache_fraction > 1:
+        raise ValueError(f'gpu_cache_fraction is {config.gpu_cache_fraction}; it must be a part, '
+                         'from 0 to 1.')
     decays = config.ema_decay
     if (not isinstance(decays, tuple) or not decays
             or not all(type(d) in (int, float) and 0 <= d < 1 for d in decays)
@@ -129,6 +130,7 @@ def cache_on_device(
     ImageNet at 64 x 64 takes 16 GB."""
     if torch.device(device).type != 'cuda': return x
     if not len(x) or x.dtype != np.uint8: return x  # what is wrong is refused with the first batch
+    torch.cuda.empty_cache()  # what an earlier training has left counts as taken
     free, _ = torch.cuda.mem_get_info(device)
     if x.nbytes > fraction*free: return x
     cached = torch.empty(x.shape, dtype=torch.uint8, device=device)
@@ -163,7 +165,7 @@ def fit(
     data,  # (bytes (N, C, H, W), classes (N,))
     config,  # a TrainConfig
     recipe=None,  # what else decides the weights, and describes the network; a dict for JSON
-    hooks=(),  # hook(step, averaged net) -> dict or None, at checkpoints that no signal asks for
+    hooks=(),  # hook(step, averaged net) -> dict or None, on all ranks, at saves but for a stop's
     lr=None,  # step -> learning rate; None for warm-up to the config's
 ):
     """Train until the config's last step and return "done", or "stopped" if a signal asked for it.
@@ -174,40 +176,49 @@ def fit(
     folder = Path(folder).absolute()
     schedule = lr or warmup(config.lr, config.warmup_steps)
     def rate(step): return float(schedule(step))  # optimizer and log take Python's numbers only
-    with locked(folder), stop_requested() as stop, _explained(), numerics(config):
-        settings = rank_zero(lambda: _settings(config, recipe, data))
-        state, log = TrainState(net, config), Log(folder, settings)
-        start = done = resume(folder, state, settings, log)  # steps taken: 0 to start - 1
-        often = min(config.log_every, config.max_nonfinite)
-        with closing(_Run(folder, state, config, settings, log)) as run:
-            log.start(start)
-            for step, value in _steps(run, loss, data, rate, start):
-                run.metrics.step(step, value, state.opt.norm)
-                done = step + 1
-                # Each rank has its own; if one says yes, all do, since what follows is collective.
-                stopping, due, failed = any_rank(stop(), run.due(done), run.writer.failed())
-                last = stopping or done == config.steps
-                if last or done % config.log_every == 0: run.report(done, rate(step))
-                if last or due: run.save(done, () if stopping else hooks)  # a signal cannot wait
-                if last or failed: run.writer.wait()  # the end waits; a failure is raised here
-                if last: break
-                if done % often == 0: _check_nonfinite(run, done, start)  # the host waits here
-            _check_nonfinite(run, done, start)  # at the end, also where no step was left
-            ended = 'done' if done >= config.steps else 'stopped'
-            log.line('stop', step=done, why=ended)
+    with locked(folder), stop_requested() as stop, numerics(config):
+        try: return _fit(folder, net, loss, data, config, recipe, hooks, rate, stop)
+        except RuntimeError as e:
+            if not (said := _explained(e)): raise
+        raise said  # out here it keeps no frame, nor what frames hold; a notebook keeps its errors
+
+# %% ../nbs/14_engine.ipynb #55d7a17b
+def _fit(folder, net, loss, data, config, recipe, hooks, rate, stop):
+    "What `fit` does in its surroundings, in a frame of its own."
+    settings = rank_zero(lambda: _settings(config, recipe, data))
+    state, log = TrainState(net, config), Log(folder, settings)
+    start = done = resume(folder, state, settings, log)  # steps taken: 0 to start - 1
+    check_every = min(config.log_every, config.max_nonfinite)  # the host waits for each check
+    with closing(_Run(folder, state, config, settings, log)) as run:
+        log.start(start)
+        for step, value in _steps(run, loss, data, rate, start):
+            run.metrics.step(step, value, state.opt.norm)
+            done = step + 1
+            # Each rank has its own; if one says yes, all do, since what follows is collective.
+            stopping, due, failed = any_rank(stop(), run.due(done), run.writer.failed())
+            last = stopping or done == config.steps
+            if last or done % config.log_every == 0: run.report(done, rate(step))
+            hurry = stopping and done < config.steps  # who sent a signal may not wait for hooks
+            if last or due: run.save(done, () if hurry else hooks)
+            if last or failed: run.writer.wait()  # the end waits; a failure is raised here
+            if last: break
+            if done % check_every == 0: _check_nonfinite(run, done, start)
+        _check_nonfinite(run, done, start)  # at the end, also where no step was left
+        ended = 'done' if done >= config.steps else 'stopped'
+        log.line('stop', step=done, why=ended)
     return ended
 
 # %% ../nbs/14_engine.ipynb #df407ea5
-def _steps(run, loss, data, lr, start):
+def _steps(run, loss, data, rate, start):
     "An iterator that takes the steps, `train` of chapter 5: (step, loss of this rank's share)."
     state, config = run.state, run.config
     model = parallelize(state.net, config)
     denoiser = in_bf16(model) if config.bf16 else model
     def loss_of(x, label): return loss(denoiser, x, label, run.metrics.note)
-    stream = train_batches(*data, config, run.device, start)  # without end
-    stream = islice(stream, max(0, config.steps - start))  # steps may be fewer than were taken
+    left = max(0, config.steps - start)  # 0 if the run has taken more steps already
+    stream = islice(train_batches(*data, config, run.device, start), left)
     share_loss = microbatched(loss_of, model, config)  # called with (i, x, label) of the stream
-    steps = train(share_loss, state.opt, stream, lr=lr, start=start,
+    steps = train(share_loss, state.opt, stream, lr=rate, start=start,
                   ema=state,  # train calls state.update(), which steps every average
                   clip=None)  # state.opt clips, and skips what is not finite
     silent = True if rank_and_size()[0] else None  # None: silent where no terminal is
@@ -222,20 +233,16 @@ def _settings(config, recipe, data):
     except (TypeError, ValueError, RecursionError) as e:
         raise ValueError(f'recipe holds more than finite numbers and words: {e}.') from None
 
-@contextmanager
-def _explained():
-    "Say in one sentence what helps with PyTorch's errors, for the time of a `with`."
-    try: yield
-    except torch.OutOfMemoryError as e:
-        clear_frames(e.__traceback__)  # a notebook keeps the error, and so all that they hold
-        raise MemoryError(
+def _explained(e):
+    "What helps with an error of PyTorch's, as the error to raise, or None."
+    if isinstance(e, torch.OutOfMemoryError):
+        return MemoryError(
             f'Out of memory ({str(e).splitlines()[0]}). Call again with a smaller microbatch, with '
             'activation_checkpointing, or with gpu_cache_fraction=0; a run may change these as it '
-            'goes on.') from None
-    except RuntimeError as e:
-        if 'find_unused_parameters' not in str(e): raise
-        raise ValueError('Some parameters of the network got no gradient, which DDP cannot have; '
-                         'take them out, or train with fsdp.') from None
+            'goes on.')
+    if 'find_unused_parameters' in str(e):
+        return ValueError('Some parameters of the network got no gradient, which DDP cannot have; '
+                          'take them out, or train with fsdp.')
 
 # %% ../nbs/14_engine.ipynb #b3dbb79c
 def resume(
@@ -271,15 +278,14 @@ def _microbatches(config):
 
 # %% ../nbs/14_engine.ipynb #6b090186
 class _Run:
-    """One call of `fit`: its clock, and what it writes. Every rank calls its methods; `done` is the
-    number of steps taken."""
+    "One call of `fit`: its clock and what it writes, on every rank; `done` counts steps."
     def __init__(self, folder, state, config, settings, log):
         self.folder, self.state, self.config = folder, state, config
         self.settings, self.log = settings, log
         self.device = next(state.net.parameters()).device
         self.metrics = Metrics(self.device)
         self.writer = CheckpointWriter(folder, config.keep)
-        self.saved = time.monotonic()  # when the last checkpoint was begun, or the run
+        self.saved = time.monotonic()  # the end of the last checkpoint and its hooks, or the start
 
     def report(self, done, lr):
         "Write a line of the log."
@@ -299,15 +305,16 @@ class _Run:
 
     def save(self, done, hooks):
         "Begin to write a checkpoint; the hooks run while it is written."
-        self.saved = time.monotonic()
+        begun = time.monotonic()
         manifest = dict(step=done, ranks=rank_and_size()[1], settings=self.settings,
                         microbatches=_microbatches(self.settings['config']))
         self.writer.save(self.state.tensors(), manifest)  # returns once all is copied
-        seconds = time.monotonic() - self.saved  # how long training waited
-        averaged, numbers = next(iter(self.state.averages.values())).net, {}  # first ema_decay
-        for hook in hooks: numbers |= hook(done, averaged) or {}
-        numbers = {k: float(v) for k, v in numbers.items() if k != 'event'}
-        self.log.line('save', **(numbers | dict(seconds=seconds, step=done)))
+        waited, facts = time.monotonic() - begun, {}  # for the copy, and a checkpoint before it
+        averaged = [*self.state.averages.values()][0].net  # of the first ema_decay
+        for hook in hooks: facts |= hook(done, averaged) or {}
+        facts = {k: float(v) for k, v in facts.items() if k != 'event'}  # which is "save"
+        self.log.line('save', **(facts | dict(seconds=waited, step=done)))  # these win
+        self.saved = time.monotonic()  # else hooks of half an hour would make every step due
 
     def close(self):
         "End what writes; a checkpoint that is being written is finished first."
@@ -321,12 +328,14 @@ def _check_nonfinite(run, done, start):
     in_a_row = int(run.state.opt.in_a_row)
     if in_a_row < run.config.max_nonfinite: return
     run.writer.wait()  # so that the last checkpoint can be named
-    last_bad = [int(run.metrics.last_bad)]*rank_and_size()[1]  # of this rank; -1 for never
-    if len(last_bad) > 1: dist.all_gather_object(last_bad, last_bad[0])  # now one of each rank
+    mine, size = int(run.metrics.last_bad), rank_and_size()[1]  # -1 for never
+    last_bad = [mine]*size
+    if size > 1: dist.all_gather_object(last_bad, mine)  # now one of each rank
     first = done - in_a_row  # number of the first skipped step
-    ranks = ', '.join(f'rank {rank} (last in step {bad}, counted from 0)'
-                      for rank, bad in enumerate(last_bad) if bad >= first)
-    if ranks or first >= start: where = f'the loss itself was not finite on {ranks or "no rank"}'
+    guilty = [f'rank {rank} (last in step {bad}, counted from 0)'
+              for rank, bad in enumerate(last_bad) if bad >= first]
+    if guilty: where = f'the loss itself was not finite on {", ".join(guilty)}'
+    elif first >= start: where = 'the loss itself was finite on every rank'
     else:  # a checkpoint has in_a_row, but not last_bad
         where = ('it is not known on which ranks the loss was not finite, since the run was '
                  'resumed after the first of them')

@@ -22,8 +22,8 @@ from engine_worker import DATA, TINY, apart, ends, paper_loss, run, start, tenso
 from PIL import Image
 from torch.nn.utils.parametrizations import spectral_norm
 
-from cfg_lessons.checkpoints import (_digests, checkpoints, fingerprint, open_checkpoint,
-                                     read_tensors, verify)
+from cfg_lessons.checkpoints import (TrainState, _digests, checkpoints, fingerprint,
+                                     open_checkpoint, read_tensors, verify)
 from cfg_lessons.engine import TrainConfig, cache_on_device, train_batches
 from cfg_lessons.images import batches, from_uint8
 from cfg_lessons.logs import read_log, sample_grid, validation_loss
@@ -559,16 +559,22 @@ def test_out_of_memory_is_a_sentence(tmp_path):
     assert run(tmp_path, dict(microbatch=4)) == 'done'
 
 
-def test_out_of_memory_gives_back_what_the_steps_held(tmp_path):
+def test_out_of_memory_gives_back_what_was_held(tmp_path, monkeypatch):
     "Also where the error is kept, as a notebook keeps the last one."
     class Large(torch.Tensor): pass
     held = []
+    real = TrainState.__init__
+    def noted(state, *given):
+        held.append(weakref.ref(state))
+        real(state, *given)
+    monkeypatch.setattr(TrainState, '__init__', noted)
     def loss(denoiser, x, label, note):
         large = torch.zeros(8).as_subclass(Large)
         held.append(weakref.ref(large))
         raise torch.OutOfMemoryError('CUDA out of memory.')
     with pytest.raises(MemoryError) as kept: run(tmp_path, loss=loss)
-    assert kept.value.__context__ is not None and held[0]() is None
+    assert len(held) == 2
+    assert [thing() for thing in held] == [None, None]
 
 
 def test_two_trainings_of_one_network_compute_blocks_twice_and_not_thrice(tmp_path):
@@ -591,7 +597,7 @@ def test_two_trainings_of_one_network_compute_blocks_twice_and_not_thrice(tmp_pa
     dict(batch_size='16'), dict(clip=math.nan), dict(microbatch=-1), dict(ema_decay=(1.,)),
     dict(ema_decay=([.9],)), dict(flip='no'), dict(bf16=1), dict(compile=None),
     dict(ema_decay=()), dict(ema_decay=.9), dict(ema_decay=(.9, .9)), dict(ema_decay=('a',)),
-    dict(save_minutes=math.inf), dict(peak_flops='x')], ids=str)
+    dict(save_minutes=math.inf), dict(peak_flops='x'), dict(gpu_cache_fraction=50)], ids=str)
 def test_a_wrong_config_leaves_no_trace(tmp_path, wrong):
     with pytest.raises(ValueError, match=f'{[*wrong][0]} is .*; it must be'): run(tmp_path/'x', wrong)
     assert not (tmp_path/'x').exists()
@@ -643,7 +649,7 @@ def test_a_gradient_that_is_not_finite_while_the_loss_is(tmp_path):
     def loss(denoiser, x, label, note):
         value = paper_loss(denoiser, x, label, note)
         return value + (value - value.detach()).abs().sqrt()  # the root's slope at 0 is infinite
-    with pytest.raises(ValueError, match='the loss itself was not finite on no rank'):
+    with pytest.raises(ValueError, match='the loss itself was finite on every rank'):
         run(tmp_path, dict(max_nonfinite=3), loss=loss)
 
 
@@ -697,6 +703,11 @@ def test_a_hook_may_return_numbers_of_any_library(tmp_path, number):
     line, = read_log(tmp_path, 'save')
     assert line['fid'] == float(number) and line['event'] == 'save'
 
+def test_slow_hooks_do_not_make_every_step_a_checkpoint(tmp_path):
+    slow = [lambda step, net: time.sleep(1.2)]
+    run(tmp_path, dict(steps=6, save_every=2, save_minutes=1/60, keep=0), hooks=slow)
+    assert [p.name[-1] for p in checkpoints(tmp_path)] == ['6', '4', '2']
+
 def test_a_signal_does_not_wait_for_hooks(tmp_path):
     called = []
     how = dict(save_every=2), {'4': 'term'}
@@ -717,12 +728,13 @@ def test_a_run_describes_itself(tmp_path):
 
 
 def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
-    "Every half hour of a clock that goes on by four minutes whenever somebody looks at it."
+    """A half hour after the last, by a clock that goes on by four minutes whenever somebody looks at
+    it: as the last one ends, and at each step."""
     minutes = iter(range(0, 10_000, 4))
     monkeypatch.setattr('cfg_lessons.engine.time.monotonic', lambda: 60*next(minutes))
     run(tmp_path, dict(steps=20, save_every=0, keep=0))
     steps = [int(p.name[5:]) for p in reversed(checkpoints(tmp_path))]
-    assert steps[-1] == 20 and {b - a for a, b in zip(steps, steps[1:-1])} == {7}
+    assert steps[-1] == 20 and {b - a for a, b in zip(steps, steps[1:-1])} == {8}
 
 
 def test_curves_and_pictures(tmp_path):
