@@ -402,10 +402,11 @@ def test_every_page_can_be_read_offline(pages, browser):
         links = page.eval_on_selector_all('a[href]', 'es => es.map(e => e.getAttribute("href"))')
         gone = [h for h in links if not re.match(r'[a-z]+:', h) and h.split('#')[0] and not (pages/h.split('#')[0]).exists()]
         assert not gone, f'{sheet.name} links to {gone}'
-    page.set_viewport_size(dict(width=390, height=800))
-    for sheet in sheets:
-        page.goto(sheet.as_uri())
-        assert page.evaluate('document.documentElement.scrollWidth') <= 390, f'{sheet.name} scrolls sideways on a phone'
+    for width, some in [(390, sheets), *((w, sheets[:1]) for w in range(600, 1500, 50))]:
+        page.set_viewport_size(dict(width=width, height=800))
+        for sheet in some:
+            page.goto(sheet.as_uri())
+            assert page.evaluate('document.documentElement.scrollWidth') <= width, f'{sheet.name} scrolls sideways at {width} pixels'
     page.goto((pages/'search.html').as_uri() + '?q=overshoot')
     page.wait_for_selector('#search-results li a', timeout=30_000)
     page.close()
