@@ -22,10 +22,11 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY)  ## make .venv with everything in it
 
-# seconds after which the kernel of a closed notebook is ended
+# Seconds after which the kernel of a closed notebook is ended. Kernels compute with one thread each:
+# two that want all cores at once wait for each other (eight times as long on two cores).
 CULL ?= 900
-lab: $(READY)  ## open the book in JupyterLab (options: make lab ARGS=--no-browser)
-	@$(BIN)/python -m jupyterlab $$([ "$$(id -u)" = 0 ] && echo --allow-root) --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb --ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter --MappingKernelManager.cull_idle_timeout=$(CULL) --MappingKernelManager.cull_interval=$$(($(CULL)/9 + 1)) $(ARGS)
+lab: $(READY)  ## open the book in JupyterLab, one thread per kernel (options: OMP_NUM_THREADS=4 make lab ARGS=--no-browser)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m jupyterlab $$([ "$$(id -u)" = 0 ] && echo --allow-root) --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb --ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter --MappingKernelManager.cull_idle_timeout=$(CULL) --MappingKernelManager.cull_interval=$$(($(CULL)/9 + 1)) $(ARGS)
 
 test: $(READY)  ## run every check: export drift, all chapters in the quick profile, pytest
 	@$(BIN)/python -m pytest tests/test_book.py -k drift

@@ -221,7 +221,7 @@ def test_jupyterlab_opens_the_book_and_ends_kernels_that_nobody_looks_at(tmp_pat
     args = ['--no-browser', f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=t', '--ip=127.0.0.1']
     server = subprocess.Popen(['make', '--no-print-directory', '-o', '.venv/.ready', 'lab', 'CULL=2', f'ARGS={" ".join(args)}'], cwd=ROOT,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-                              env=os.environ | {'JUPYTER_CONFIG_DIR': str(tmp_path), 'JUPYTER_RUNTIME_DIR': str(tmp_path)})
+                              env={k: v for k, v in os.environ.items() if k != 'OMP_NUM_THREADS'} | {'JUPYTER_CONFIG_DIR': str(tmp_path), 'JUPYTER_RUNTIME_DIR': str(tmp_path)})
     get = lambda path: urllib.request.urlopen(f'http://127.0.0.1:{port}/{path}?token=t', timeout=5).read()
     try:
         for _ in range(120):
@@ -230,7 +230,10 @@ def test_jupyterlab_opens_the_book_and_ends_kernels_that_nobody_looks_at(tmp_pat
             else: break
         assert 'index.ipynb' in [f['name'] for f in listing['content']]
         assert b'JupyterLab' in get('lab/tree/index.ipynb')
-        urllib.request.urlopen(urllib.request.Request(f'http://127.0.0.1:{port}/api/kernels?token=t', b'{}'), timeout=30).read()
+        post = lambda path: urllib.request.urlopen(urllib.request.Request(f'http://127.0.0.1:{port}/{path}?token=t', b'{}'), timeout=30).read()
+        post('api/kernels')
+        kernel, = subprocess.run(['pgrep', '-f', f'ipykernel.*{tmp_path}'], capture_output=True, text=True).stdout.split()
+        assert 'OMP_NUM_THREADS=1' in Path(f'/proc/{kernel}/environ').read_text().split('\0')
         assert len(json.loads(get('api/kernels'))) == 1
         for _ in range(120):
             if not json.loads(get('api/kernels')): break
