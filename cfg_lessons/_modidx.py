@@ -507,6 +507,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'cfg_lessons.plotting.shade': ('plotting.html#shade', 'cfg_lessons/plotting.py'),
                                       'cfg_lessons.plotting.show': ('plotting.html#show', 'cfg_lessons/plotting.py'),
                                       'cfg_lessons.plotting.smooth': ('plotting.html#smooth', 'cfg_lessons/plotting.py'),
+                                      'cfg_lessons.plotting.stretch_near_zero': ( 'plotting.html#stretch_near_zero',
+                                                                                  'cfg_lessons/plotting.py'),
                                       'cfg_lessons.plotting.tile': ('plotting.html#tile', 'cfg_lessons/plotting.py'),
                                       'cfg_lessons.plotting.trade_off': ('plotting.html#trade_off', 'cfg_lessons/plotting.py')},
             'cfg_lessons.preparation': { 'cfg_lessons.preparation._area_weights': ( 'imagenet.html#_area_weights',

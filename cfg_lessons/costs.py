@@ -192,9 +192,9 @@ def pipeline_costs(
         told = dict(class_labels=torch.zeros(1, dtype=torch.long))
         if kind == 'StableDiffusionPipeline':
             told = dict(encoder_hidden_states=torch.empty(1, 77, c.cross_attention_dim))
-        flops, _ = _counted(lambda: net(z, timestep=torch.zeros(1), **told))
+        call, _ = _counted(lambda: net(z, timestep=torch.zeros(1), **told))
         decoder, x = _counted(lambda: vae.decode(z).sample)
-    return dict(parameters=sum(p.numel() for p in net.parameters()), flops=flops,
+    return dict(parameters=sum(p.numel() for p in net.parameters()), flops=call,
                 decoder_flops=decoder, bytes_per_image=x.numel())
 
 def _counted(call):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'MARKERS', 'panel', 'panels', 'Picture', 'palette_of', 'show', 'film', 'scatter', 'bare', 'mesh', 'shade',
-           'tile', 'pictures', 'Table', 'trade_off', 'smooth', 'curves', 'in_notebook', 'progress']
+           'tile', 'pictures', 'Table', 'stretch_near_zero', 'trade_off', 'smooth', 'curves', 'in_notebook', 'progress']
 
 # %% ../nbs/90_plotting.ipynb #3459b4d6
 import base64
@@ -236,6 +236,15 @@ class Table:
     def __repr__(self): return '\n'.join('  '.join(line) for line in [self.header, *self.rows])
 
 # %% ../nbs/90_plotting.ipynb #8aba671b
+def stretch_near_zero(
+    ax,  # Matplotlib axes, with weights from left to right
+    ticks,  # weights to mark
+):
+    "Place each weight at its root, so that small ones have room."
+    ax.set_xscale('function', functions=(lambda w: np.sign(w)*np.sqrt(np.abs(w)),
+                                         lambda root: np.sign(root)*root**2))
+    ax.set_xticks(ticks, [f'{t:g}'.removeprefix('0') or '0' for t in ticks])
+
 def trade_off(
     groups,  # name -> (w, fid, score, std of fid, std of score), each (K,)
     fid='FID',  # what to call the distance
@@ -255,11 +264,9 @@ def trade_off(
         for ax, x in zip(axes[[0, 2]], (w[best], s[best])):
             ax.plot(x, d[best], 'o', ms=11, mfc='none', color=PALETTE[i])
     for ax, title in zip(axes, (fid, score, 'distance against score')): ax.set_title(title)
-    root = lambda w: np.sign(w)*np.sqrt(np.abs(w))
     for ax in axes[:2]:
-        ax.set_xscale('function', functions=(root, lambda r: np.sign(r)*r**2))
-        ax.set(xlabel='w (stretched near 0)', xticks=(0, .1, .3, .5, 1, 2, 3, 4))
-        ax.set_xticklabels(['0', '.1', '.3', '.5', '1', '2', '3', '4'])
+        stretch_near_zero(ax, (0, .1, .3, .5, 1, 2, 3, 4))
+        ax.set_xlabel('w (stretched near 0)')
     axes[2].set(xlabel=score, ylabel=fid)
     axes[0].legend(fontsize=8.5)
     return fig
