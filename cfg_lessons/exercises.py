@@ -25,11 +25,12 @@ from .training import atomic_write
 # %% ../nbs/92_exercises.ipynb #17b99ad6
 class _Verdict(NamedTuple):
     "What a check thought of an answer; shows as one line."
-    state: str  # "open", "wrong" or "right"
+    state: str  # "open", "wrong", "right" or "solution"
     sentence: str  # what to do next
 
     def _repr_html_(self):
-        signs = dict(open=('○', '#444444'), wrong=('✗', '#A03000'), right=('✓', '#006B4F'))
+        signs = dict(open=('○', '#444444'), wrong=('✗', '#A03000'), right=('✓', '#006B4F'),
+                     solution=('…', '#444444'))
         sign, color = signs[self.state]
         return f'<span style="color:{color}"><b>{sign}</b> {escape(self.sentence)}</span>'
 
@@ -121,7 +122,7 @@ def check_solution(
     solution,  # an answer that is right
     mistakes,  # words of the message that is due -> an answer that is typically wrong
 ):
-    "The verdict on the solution; raises AssertionError unless each mistake gets its message."
+    "Raise AssertionError unless the solution passes and each mistake gets a message of its own."
     verdict = _grade(check, solution)
     assert verdict.state == 'right', f'{check.__name__} refuses its solution: {verdict.sentence}'
     sentences = set()
@@ -132,12 +133,12 @@ def check_solution(
         assert sentence not in sentences, \
             f'{check.__name__} has one message for two mistakes: {sentence}'
         sentences.add(sentence)
-    return verdict
+    return _Verdict('solution', 'Above, folded: a solution. Open it when you have tried.')
 
 # %% ../nbs/92_exercises.ipynb #228d5532
 def _save_answer(name, verdict, source, folder):
     "Write an answer down, whole or not at all. A right one is not replaced by a wrong one."
-    if f'\ndef {name}(' not in source or re.search('^check_solution[(]', source, re.M): return
+    if not re.search(rf'.\n+mark[(]{name}, ', source): return  # nothing is answered there
     path = folder/f'{name}.json'
     if verdict.state == 'wrong' and (_load_answer(path) or {}).get('state') == 'right':
         path = folder/f'{name}.later.json'
@@ -171,8 +172,8 @@ def _find_exercises(notebook):
 
 # %% ../nbs/92_exercises.ipynb #8cd7b2d0
 def _restore(notebook, folder, write=True):
-    """Put remembered answers back above the present checks. Returns the numbers of those that were
-    put back, and all exercises, as (number, name of the check, cell).
+    """Put remembered answers back. Returns the numbers of those that were put back, and all
+    exercises, as (number, name of the check, cell).
 
     Only where nothing but the stub stands now; a cell in which something was begun is left alone.
     """
@@ -180,13 +181,8 @@ def _restore(notebook, folder, write=True):
     back = []
     for number, check, cell in found if write else ():
         record, now = _load_answer(Path(folder)/f'{check}.json'), ''.join(cell['source'])
-        if not record: continue
-        cut = f'\ndef {check}('
-        (own, _, _), (stub, _, rest) = record['source'].partition(cut), now.partition(cut)
-        if own == stub or not rest or not _STUB.search(stub): continue
-        below = _STUB.search(own)  # the answer stands below the check: take the cell as it was
-        whole = record['source'] if below else own + cut + rest
-        cell['source'] = whole.splitlines(keepends=True)
+        if not record or record['source'] == now or not _STUB.search(now): continue
+        cell['source'] = record['source'].splitlines(keepends=True)
         back.append(number)
     if back:
         path = Path(notebook).resolve()

@@ -195,7 +195,7 @@ def test_a_chapter_runs_and_its_picture_moves(page):
 
 def test_an_answer_is_marked_and_remembered(page):
     "A wrong answer to an exercise is told so by its own message, and written down where no update goes."
-    cell = page.locator('.jp-CodeCell', has_text='def check_').first
+    cell = page.locator('.jp-CodeCell', has_text='mark(check_').first
     source = cell.evaluate('e => e.textContent')
     name = re.search(r'mark\((check_\w+), ', source)[1]
     cell.locator('.cm-content').click()
