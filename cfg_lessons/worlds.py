@@ -175,10 +175,9 @@ def _picture_judge(extract, reference):
 
 def _pictures(name, networks, shape, levels, judge, files, n, samplings, full):
     "Pictures of ten classes as a `World`."
-    weights = (.25, .5, 1., 2.) if full else (.5, 2.)
     return World(name, networks, shape, 10, levels, SAMPLERS['ancestral'], clipped, judge,
-                 'is_whole', 'fid', weights, n, samplings, 4 if full else 1, 100,
-                 _digest(name, *map(sha256, files)))
+                 'is_whole', 'fid', (.5, 1., 3.) if full else (.5, 2.), n, samplings,
+                 3 if full else 1, 100, _digest(name, *map(sha256, files)))
 
 # %% ../nbs/95_compare.ipynb #e0c662a4
 def digits_world(
@@ -196,7 +195,7 @@ def digits_world(
     extract = Extractor('digits', files[2])
     reference = make_reference(digits()[0], extract, 'digits-train', "scikit-learn's, as bytes")
     return _pictures('digits', lambda seed: tuple(nets), (1, 8, 8), partial(_levels, end=20.),
-                     _picture_judge(extract, reference), files, 1440 if full else 480, 5, full)
+                     _picture_judge(extract, reference), files, 480, 13 if full else 5, full)
 
 def photographs_world(
     data,  # folder of the book's data
@@ -211,7 +210,7 @@ def photographs_world(
     reference = make_reference(real, extract, 'photographs', '1,000 that were held out, as bytes')
     return _pictures('photographs', lambda seed: (net.denoiser, weak.denoiser), net.shape,
                      recipe.levels, _picture_judge(extract, reference), files,
-                     2500 if full else 200, 4, full)
+                     200, 11 if full else 4, full)
 
 # %% ../nbs/95_compare.ipynb #82f7441f
 def _places():
