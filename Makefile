@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv || { echo "The virtual environment could not be made; on Debian and Ubuntu, install python3-venv."; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all]'
 	@mkdir -p .venv/share/jupyter/lab/settings
-	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' > .venv/share/jupyter/lab/settings/overrides.json
+	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}, "@jupyterlab/notebook-extension:tracker": {"codeCellConfig": {"lineWrap": true}}}' > .venv/share/jupyter/lab/settings/overrides.json
 	@touch $(READY)
 
 setup: $(READY)  ## make .venv with everything in it
@@ -26,6 +26,7 @@ setup: $(READY)  ## make .venv with everything in it
 # two that want all cores at once wait for each other (eight times as long on two cores).
 CULL ?= 900
 lab: $(READY)  ## open the book in JupyterLab, one thread per kernel (options: OMP_NUM_THREADS=4 make lab ARGS=--no-browser)
+	@$(BIN)/jupyter-trust nbs/index.ipynb > /dev/null  # so that its opening figure moves before any cell is run
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m jupyterlab $$([ "$$(id -u)" = 0 ] && echo --allow-root) --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb --ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter --MappingKernelManager.cull_idle_timeout=$(CULL) --MappingKernelManager.cull_interval=$$(($(CULL)/9 + 1)) $(ARGS)
 
 test: $(READY)  ## run every check: export drift, all chapters in the quick profile, pytest

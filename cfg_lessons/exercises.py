@@ -32,7 +32,9 @@ class _Verdict(NamedTuple):
         signs = dict(open=('○', '#444444'), wrong=('✗', '#A03000'), right=('✓', '#006B4F'),
                      solution=('…', '#444444'))
         sign, color = signs[self.state]
-        return f'<span style="color:{color}"><b>{sign}</b> {escape(self.sentence)}</span>'
+        # on white, as figures are, also in the dark
+        paper = 'background:#FFFFFF;padding:1px 5px;border-radius:4px;display:inline-block'
+        return f'<span style="color:{color};{paper}"><b>{sign}</b> {escape(self.sentence)}</span>'
 
     def __repr__(self): return f'{self.state}: {self.sentence}'
 

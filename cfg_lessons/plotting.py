@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'MARKERS', 'panel', 'panels', 'Picture', 'palette_of', 'show', 'film', 'scatter', 'bare', 'mesh', 'shade',
-           'tile', 'pictures', 'Table', 'stretch_near_zero', 'trade_off', 'smooth', 'curves', 'in_notebook', 'progress']
+           'tile', 'pictures', 'Table', 'stretch_near_zero', 'trade_off', 'smooth', 'curves', 'in_notebook', 'progress',
+           'explain_arguments']
 
 # %% ../nbs/90_plotting.ipynb #3459b4d6
 import base64
@@ -12,10 +13,13 @@ import html
 import io
 import re
 import sys
+from inspect import cleandoc
+from types import FunctionType
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from fastcore.docments import docments
 from IPython import get_ipython
 from matplotlib.colors import to_rgb, to_rgba_array
 from PIL import Image
@@ -322,3 +326,23 @@ def progress(
     "The iterable with a progress bar where somebody can watch: a notebook kernel or a terminal."
     watched = sys.stderr.isatty() or in_notebook()
     return tqdm(steps, total=total, desc=what, leave=False, disable=not watched)
+
+# %% ../nbs/90_plotting.ipynb #7c1d20ab
+def explain_arguments(
+    found,  # functions and classes, an iterable
+):
+    "Add the comments on their arguments to their docstrings, where Shift-Tab and help() look."
+    for f in found:
+        if '\nArguments:\n' in (f.__doc__ or ''): continue
+        try: words = {k: v for k, v in docments(f).items() if v and k != 'return'}
+        except Exception: continue  # its source is nowhere
+        lines = [f'    {k}: {" ".join(v.split())}' for k, v in words.items()]
+        if lines: f.__doc__ = '\n'.join([cleandoc(f.__doc__ or ''), '', 'Arguments:', *lines])
+
+def _explain_all(*_):
+    "All that the reader can call by name."
+    explain_arguments(f for f in list(get_ipython().user_ns.values())
+                      if isinstance(f, (FunctionType, type))
+                      and re.match('__main__|cfg_lessons', str(f.__module__)))
+
+if in_notebook(): get_ipython().events.register('post_run_cell', _explain_all)

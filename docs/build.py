@@ -36,6 +36,8 @@ def tidy(book):
         folds = any(tag.startswith('hide') for tag in c['metadata'].setdefault('tags', []))
         long = len(lines) > 25 and 'mark(' not in c['source']
         if not folds and (plumbing or long): c['metadata']['tags'].append('hide-input')
+        if named := re.match(r'# ((Check|Solution) [\d.]+)', c['source']):
+            c['metadata']['mystnb'] = dict(code_prompt_show=named[1], code_prompt_hide=named[1])
     book['cells'] = [c for c in book['cells'] if ''.join(c['source']).strip()]
     return book
 

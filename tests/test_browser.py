@@ -55,7 +55,7 @@ def page(tmp_path_factory, browser):
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
-    env = os.environ | dict(OMP_NUM_THREADS='1', JUPYTER_PREFER_ENV_PATH='1', CFG_LESSONS_PROFILE='quick', CFG_LESSONS_DEVICE='cpu', PYTHONNOUSERSITE='1')
+    env = os.environ | dict(OMP_NUM_THREADS='1', JUPYTER_PREFER_ENV_PATH='1', JUPYTER_DATA_DIR=str(home/'jupyter'), JUPYTER_CONFIG_DIR=str(home/'config'), CFG_LESSONS_PROFILE='quick', CFG_LESSONS_DEVICE='cpu', PYTHONNOUSERSITE='1')
     command = [sys.executable, '-m', 'jupyterlab', '--no-browser', f'--port={port}', '--IdentityProvider.token=t', '--notebook-dir=nbs']
     command += re.findall(r'--ContentsManager\S+', (ROOT/'Makefile').read_text())  # as `make lab` has it
     if hasattr(os, 'geteuid') and os.geteuid() == 0: command.append('--allow-root')
@@ -66,7 +66,7 @@ def page(tmp_path_factory, browser):
             except OSError: time.sleep(.5)
         page = browser.new_page(viewport=dict(width=1300, height=1100))
         page.address = f'http://127.0.0.1:{port}/lab/tree/%s?token=t&reset'
-        page.home = home
+        page.home, page.env = home, env
         yield page
         page.close()
     finally:
@@ -210,13 +210,83 @@ def test_an_answer_is_marked_and_remembered(page):
     cell.locator('text=It stops with').wait_for(timeout=20_000)
 
 
-def test_a_notebook_that_is_opened_and_saved_is_not_changed(page):
-    name = '03_sampling.ipynb'
-    file, before = page.home/'nbs'/name, (ROOT/'nbs'/name).read_bytes()
-    file.write_bytes(before)
+def open_as_stored(page, name):
+    "Open a notebook with its stored outputs, and wait until its kernel rests."
+    (page.home/'nbs'/name).write_bytes((ROOT/'nbs'/name).read_bytes())
+    if name in re.findall(r'jupyter-trust nbs/(\S+)', (ROOT/'Makefile').read_text()):
+        subprocess.run([Path(sys.executable).parent/'jupyter-trust', page.home/'nbs'/name], env=page.env, check=True, capture_output=True)
     page.goto(page.address % name)
     page.wait_for_selector('.jp-NotebookPanel .jp-MarkdownCell', timeout=120_000)
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
+
+def photograph(page, name):
+    "Keep a picture of what is seen, where somebody wants to look at it."
+    if folder := os.environ.get('SCREENSHOTS'): page.screenshot(path=Path(folder)/f'{name}.png')
+
+def answer(page, check, variable, text):
+    "Write an answer into the cell of an exercise, as a reader would, run it, and return the verdict."
+    for _ in range(60):  # cells that are far away are not in the page
+        cell = page.locator('.jp-CodeCell', has_text=f'mark({check}, ').first
+        if cell.count(): break
+        page.mouse.move(700, 500)
+        page.mouse.wheel(0, 1200)
+        page.wait_for_timeout(150)
+    cell.scroll_into_view_if_needed()
+    before = cell.locator('.jp-InputPrompt').inner_text()
+    cell.locator('.cm-content').click()
+    page.keyboard.press('Control+a')
+    page.keyboard.insert_text(f'{variable} = {text}\n\nmark({check}, {variable})')
+    page.keyboard.press('Control+Enter')
+    page.wait_for_function('([e, before]) => /[0-9]/.test(e.textContent) && e.textContent.trim() != before.trim()', arg=[cell.locator('.jp-InputPrompt').element_handle(), before], timeout=60_000)
+    return cell.locator('.jp-OutputArea-output').last
+
+CONTRAST = """e => { const light = c => c.match(/[0-9.]+/g).slice(0, 3).map(v => v/255).map(v => v <= .04045 ? v/12.92 : ((v + .055)/1.055)**2.4).reduce((sum, v, i) => sum + v*[.2126, .7152, .0722][i], 0)
+  const [a, b] = [getComputedStyle(e).color, getComputedStyle(e).backgroundColor].map(light); return (Math.max(a, b) + .05)/(Math.min(a, b) + .05) }"""
+
+def test_the_first_hour_of_a_new_user(page):
+    "The opening figure, chapters 1 to 3 and their exercises, wrong answers first; on light paper, then on dark."
+    from exercise_answers import CASES
+    page.set_viewport_size(dict(width=1000, height=900))
+    open_as_stored(page, 'index.ipynb')
+    page.wait_for_function(AT_THE_TOP, timeout=60_000)  # no cell was run
+    photograph(page, 'index')
+    right = 0
+    for name in ('01_diffusion', '02_mixtures', '03_sampling'):
+        errors = run_all(page, f'{name}.ipynb')
+        assert not errors, (name, errors)
+        assert page.locator('.cm-lineWrapping').count() and not page.evaluate('[...document.querySelectorAll(".cm-scroller")].some(e => e.scrollWidth > e.clientWidth + 1)'), f'{name}: code scrolls sideways'
+        book = json.loads((ROOT/'nbs'/f'{name}.ipynb').read_text())
+        for check, variable in re.findall(r'mark[(](check_\w+), (\w+)[)]', '\n'.join(''.join(c['source']) for c in book['cells'])):
+            case = CASES[check]
+            good, bad = (next((a for a in some if '\n' not in a and 'travelled' not in a), None) for some in (case.right, case.wrong))
+            if check == 'check_there_and_back': good, bad = 'lambda x, label, steps: final(sample(exact, only_there(x, label, steps), label, edm_grid(steps)))', 'lambda x, label, steps: x'
+            verdict = answer(page, check, variable, bad)
+            assert verdict.inner_text().startswith('✗'), (check, bad, verdict.inner_text())
+            verdict = answer(page, check, variable, good)
+            assert verdict.inner_text() == '✓ Right.', (check, good, verdict.inner_text())
+            photograph(page, f'{name}_{check}')
+            right += 1
+        if name != '03_sampling': continue
+        page.keyboard.press('Enter')
+        page.keyboard.press('Control+End')
+        page.keyboard.insert_text('\nsample(')
+        page.keyboard.press('Shift+Tab')
+        page.locator('.jp-Tooltip', has_text='z: noise to start from, (B, ...)').wait_for(timeout=20_000)  # a comment in the source
+        page.keyboard.press('Escape')
+    told = subprocess.run([sys.executable, '-c', 'from cfg_lessons.exercises import answers; answers([])'], cwd=page.home, env=page.env, check=True, capture_output=True, text=True).stdout
+    assert f'{right} right, 0 wrong' in told and right == 10, told
+    page.click('.lm-MenuBar-itemLabel:text-is("Settings")')
+    page.hover('.lm-Menu-itemLabel:text-is("Theme")')
+    page.click('.lm-Menu-itemLabel:text-is("JupyterLab Dark")')
+    page.wait_for_function('document.body.dataset.jpThemeLight == "false"')
+    photograph(page, '03_sampling_dark')
+    assert page.locator('.jp-OutputArea-output span[style]').last.evaluate(CONTRAST) > 4.5
+
+
+def test_a_notebook_that_is_opened_and_saved_is_not_changed(page):
+    name = '04_networks.ipynb'
+    open_as_stored(page, name)
+    file, before = page.home/'nbs'/name, (ROOT/'nbs'/name).read_bytes()
     for press in range(2):  # the second time with all that the kernel has said of itself
         then = file.stat().st_mtime_ns
         page.locator('.jp-NotebookPanel .jp-MarkdownCell').first.click()
@@ -359,6 +429,20 @@ def test_the_figure_runs_in_jupyterlab(page):
     frame_times(page, 60)
     page.wait_for_function('+document.querySelector(".guidance-figure").shadowRoot.getElementById("time").value > 3', timeout=20_000)
 
+
+def test_exercises_can_be_read_on_a_phone_in_the_dark(pages, browser):
+    "Verdicts stand out from the paper; what is folded says what it is, and opens under a finger."
+    context = browser.new_context(viewport=dict(width=390, height=844), has_touch=True, is_mobile=True, color_scheme='dark')
+    page = context.new_page()
+    page.goto((pages/'03_sampling.html').as_uri())
+    verdicts = page.locator('.cell_output span[style*=background]')
+    assert verdicts.count() == 6 and all(v.evaluate(CONTRAST) > 4.5 for v in verdicts.all())
+    for name in ('Check 3.1', 'Solution 3.1'):
+        fold = page.locator('details.hide', has_text=name).first
+        fold.locator('summary').tap()
+        assert fold.evaluate('e => e.open')
+    assert 'DDIM is off by' in page.locator('details.hide', has_text='Check 3.1').first.inner_text()
+    context.close()
 
 def test_colab_is_offered_where_the_repository_has_an_address(pages):
     "One place names it, pyproject.toml; without it no page speaks of Colab, with it each chapter has its link and first cell."
