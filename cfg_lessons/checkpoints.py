@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (StateDictOptions, get_model_state_dict,
                                                      get_state_dict)
 
-from .parallel import SkipNonfinite, any_rank, rank_and_size, rank_zero, shard
+from .parallel import SkipNonfinite, any_rank, rank_and_size, rank_zero, shard, wait_together
 from .records import sha256
 from .training import EMA, _state_dict_mismatch, atomic_write
 
@@ -70,7 +70,7 @@ class CheckpointWriter:
         "Wait until the checkpoint is written. Raises OSError, in one sentence, on every rank."
         pending, self.pending = self.pending, None
         if pending is None: return
-        futures.wait([pending])
+        wait_together(pending)
         rank_zero(pending.result)
 
     def close(self):

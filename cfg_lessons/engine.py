@@ -185,7 +185,7 @@ def fit(
 # %% ../nbs/14_engine.ipynb #55d7a17b
 def _fit(folder, net, loss, data, config, recipe, hooks, rate, stop):
     "What `fit` does in its surroundings, in a frame of its own."
-    settings = rank_zero(lambda: _settings(config, recipe, data))
+    settings = rank_zero(lambda: _settings(config, recipe, data), slow=True)  # hashes all pictures
     state, log = TrainState(net, config), Log(folder, settings)
     start = done = resume(folder, state, settings, log)  # steps taken: 0 to start - 1
     check_every = min(config.log_every, config.max_nonfinite)  # the host waits for each check
@@ -311,7 +311,9 @@ class _Run:
         self.writer.save(self.state.tensors(), manifest)  # returns once all is copied
         waited, facts = time.monotonic() - begun, {}  # for the copy, and a checkpoint before it
         averaged = [*self.state.averages.values()][0].net  # of the first ema_decay
+        copied = time.perf_counter()
         for hook in hooks: facts |= hook(done, averaged) or {}
+        self.metrics.since += time.perf_counter() - copied  # no part of the speed of training
         facts = {k: float(v) for k, v in facts.items() if k != 'event'}  # which is "save"
         self.log.line('save', **(facts | dict(seconds=waited, step=done)))  # these win
         self.saved = time.monotonic()  # else hooks of half an hour would make every step due

@@ -708,6 +708,11 @@ def test_slow_hooks_do_not_make_every_step_a_checkpoint(tmp_path):
     run(tmp_path, dict(steps=6, save_every=2, save_minutes=1/60, keep=0), hooks=slow)
     assert [p.name[-1] for p in checkpoints(tmp_path)] == ['6', '4', '2']
 
+def test_hooks_are_no_part_of_the_speed(tmp_path):
+    "Two hooks of two seconds stand between steps 1 and 6."
+    run(tmp_path, dict(steps=6, save_every=2, log_every=6), hooks=[lambda step, net: time.sleep(2)])
+    assert 6/read_log(tmp_path, 'step')[-1]['steps_per_second'] < 3
+
 def test_a_signal_does_not_wait_for_hooks(tmp_path):
     called = []
     how = dict(save_every=2), {'4': 'term'}
@@ -868,6 +873,16 @@ def test_rank_zero_raises_on_every_rank():
     def in_group():
         with process_group(): ask()
     assert ends(start(2, in_group)) == [0, 0]
+
+
+@pytest.mark.parametrize('slow, ends_well', [(True, True), (False, False)])
+def test_what_takes_longer_than_ranks_wait_ends_no_job(slow, ends_well, monkeypatch):
+    "Hashing the pictures of a large set takes longer than ten minutes on a slow disk; here, six seconds for two."
+    from cfg_lessons import parallel
+    monkeypatch.setattr(parallel, 'MEET', .5)
+    def in_group():
+        with parallel.process_group(minutes=2/60): assert rank_zero(lambda: time.sleep(6) or 7, slow=slow) == 7
+    assert (ends(start(2, in_group)) == [0, 0]) == ends_well
 
 
 def test_compiled_names(tmp_path):
