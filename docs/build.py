@@ -2,6 +2,7 @@
 import base64
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:1] = [str(ROOT), str(ROOT/'docs')]
@@ -52,6 +53,18 @@ def thumbnail(book, path):
         picture.quantize(64).save(path, optimize=True)
         return True
     return False
+
+
+def social_card(path):
+    "Write what a link to the book looks like elsewhere: its title and its two pictures, 1200 x 630."
+    card = Image.new('RGB', (1200, 630), 'white')
+    for name, top in (('guidance', 110), ('photographs', 345)):
+        picture = Image.open(ROOT/'data'/f'{name}.png').convert('RGB')
+        picture.thumbnail((1080, 250), Image.LANCZOS)
+        card.paste(picture, ((1200 - picture.width)//2, top))
+    draw = ImageDraw.Draw(card)
+    draw.text((600, 60), 'Guidance in diffusion models: a book that runs', 'black', ImageFont.load_default(44), anchor='mm')
+    card.save(path, optimize=True)
 
 
 def list_chapters(book, folder):
@@ -109,7 +122,10 @@ def build(out):
             if path.stem == 'index': list_chapters(book, source/'first'), book['cells'].append(contents(notebooks, modules))
             else: book['cells'].insert(1, download(path, repo))
             (source/path.name).write_text(json.dumps(book))
-        status = subprocess.call([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-d', f'{folder}/trees', str(source), str(made)])
+        social_card(source/'extra'/'card.png')
+        owner, _, name = (repo or '').partition('/')
+        env = os.environ | dict(BOOK_ADDRESS=f'https://{owner}.github.io/{name}/' if repo else '')
+        status = subprocess.call([sys.executable, '-m', 'sphinx', '-q', '-W', '--keep-going', '-b', 'html', '-d', f'{folder}/trees', str(source), str(made)], env=env)
         if not status:
             if out.exists(): shutil.rmtree(out)
             made.replace(out)

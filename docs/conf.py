@@ -1,4 +1,6 @@
 "How `make html` turns the notebooks, as they are stored, into pages that can be read without a kernel or a network."
+import os
+
 project = 'Guidance in diffusion models'
 author = 'The cfg_lessons authors'
 copyright = author
@@ -23,4 +25,7 @@ html_static_path = ['book.css']
 html_css_files = ['book.css']
 html_extra_path = ['extra']  # the notebooks, to be downloaded as they are
 exclude_patterns = ['extra']
-myst_html_meta = {'description': 'Guidance in diffusion models, from points in the plane to ImageNet: a textbook that runs.'}
+words = 'Guidance in diffusion models, from points in the plane to ImageNet: a textbook that runs.'
+address = os.environ.get('BOOK_ADDRESS', '')  # where the pages will be, by build.py; a card needs all of it
+myst_html_meta = {'description': words, 'property=og:title': project, 'property=og:description': words, 'property=og:type': 'book',
+                  'property=og:image': f'{address}card.png', 'name=twitter:card': 'summary_large_image'}

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome', 'chrome'))), None)
@@ -473,6 +474,8 @@ def test_every_page_can_be_read_offline(pages, browser):
     spoiled = [p.name for p, text in shown.items() if re.search(r'<p>\s*\|', text) or re.search(r'>#\|', text)]
     assert not spoiled, f'tables that are none, or directives, in {spoiled}'
     assert {f'api_{p.stem}' for p in (ROOT/'cfg_lessons').glob('[a-z]*.py')} <= {p.stem for p in sheets} and 'where to go, (B,), cleaner' in shown[pages/'api_sampling.html']
+    assert all(text.count('property="og:image"') == 1 and text.count('name="description"') == 1 for path, text in shown.items() if path.stem not in ('search', 'genindex')), 'a link to a page shows no card'
+    with Image.open(pages/'card.png') as card: assert card.size == (1200, 630) and len(card.convert('RGB').getcolors(10**6)) > 100
     page = browser.new_page()
     page.on('request', lambda r: r.url.startswith(('file:', 'data:', 'blob:')) or failed.append(f'wants {r.url}'))
     page.on('requestfailed', lambda r: Path(unquote(urlparse(r.url).path)).exists() or failed.append(f'lacks {r.url}'))  # not: broken off by the next page
