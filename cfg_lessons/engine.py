@@ -26,9 +26,8 @@ from .checkpoints import (
 from .images import prefetch, batches, random_flip, normalize
 from .logs import Log, Metrics, reduce_metrics
 from .networks import in_bf16
-from cfg_lessons.parallel import (
-    any_rank, blocks, microbatched, numerics, parallelize, rank_and_size, rank_zero,
-    stop_requested)
+from .parallel import any_rank, blocks, microbatched, numerics, parallelize
+from .parallel import rank_and_size, rank_zero, stop_requested
 from .training import train, warmup
 
 # %% ../nbs/14_engine.ipynb #8873e6d2
@@ -180,7 +179,7 @@ def fit(
         try: return _fit(folder, net, loss, data, config, recipe, hooks, rate, stop)
         except RuntimeError as e:
             if not (said := _explained(e)): raise
-        raise said  # out here it keeps no frame, nor what frames hold; a notebook keeps its errors
+        raise said  # outside of `except`, or it would keep the tensors of _fit for a notebook
 
 # %% ../nbs/14_engine.ipynb #55d7a17b
 def _fit(folder, net, loss, data, config, recipe, hooks, rate, stop):
@@ -212,12 +211,12 @@ def _fit(folder, net, loss, data, config, recipe, hooks, rate, stop):
 def _steps(run, loss, data, rate, start):
     "An iterator that takes the steps, `train` of chapter 5: (step, loss of this rank's share)."
     state, config = run.state, run.config
-    model = parallelize(state.net, config)
+    model = parallelize(state.net, config)  # DDP and compile; TrainState has sharded for FSDP
     denoiser = in_bf16(model) if config.bf16 else model
     def loss_of(x, label): return loss(denoiser, x, label, run.metrics.note)
     left = max(0, config.steps - start)  # 0 if the run has taken more steps already
     stream = islice(train_batches(*data, config, run.device, start), left)
-    share_loss = microbatched(loss_of, model, config)  # called with (i, x, label) of the stream
+    share_loss = microbatched(loss_of, model, config)  # (i, x, label) -> loss; i seeds the noise
     steps = train(share_loss, state.opt, stream, lr=rate, start=start,
                   ema=state,  # train calls state.update(), which steps every average
                   clip=None)  # state.opt clips, and skips what is not finite
@@ -235,9 +234,10 @@ def _settings(config, recipe, data):
 
 def _explained(e):
     "What helps with an error of PyTorch's, as the error to raise, or None."
-    if isinstance(e, torch.OutOfMemoryError):
+    if isinstance(e, torch.OutOfMemoryError) or 'allocate memory' in str(e):  # of a GPU, a CPU
+        first, *_ = str(e).splitlines() or ['']
         return MemoryError(
-            f'Out of memory ({str(e).splitlines()[0]}). Call again with a smaller microbatch, with '
+            f'Out of memory ({first}). Call again with a smaller microbatch, with '
             'activation_checkpointing, or with gpu_cache_fraction=0; a run may change these as it '
             'goes on.')
     if 'find_unused_parameters' in str(e):
@@ -253,7 +253,7 @@ def resume(
 ):
     """Go on from the newest valid checkpoint; return the number of steps taken. Raises ValueError,
     in one sentence, if the run in the folder has other settings."""
-    path, step = rank_zero(lambda: _newest(folder, settings, log))
+    path, step = rank_zero(lambda: _newest(folder, settings, log), slow=True)  # it hashes, too
     if path is not None: state.load(path, step)
     return step
 
@@ -314,8 +314,9 @@ class _Run:
         copied = time.perf_counter()
         for hook in hooks: facts |= hook(done, averaged) or {}
         self.metrics.since += time.perf_counter() - copied  # no part of the speed of training
-        facts = {k: float(v) for k, v in facts.items() if k != 'event'}  # which is "save"
-        self.log.line('save', **(facts | dict(seconds=waited, step=done)))  # these win
+        ours = 'self', 'event', 'time', 'step', 'seconds', 'by_logsnr'  # the log's own words
+        facts = {k: float(v) for k, v in facts.items() if k not in ours}
+        self.log.line('save', step=done, seconds=waited, **facts)
         self.saved = time.monotonic()  # else hooks of half an hour would make every step due
 
     def close(self):

@@ -577,6 +577,11 @@ def test_out_of_memory_gives_back_what_was_held(tmp_path, monkeypatch):
     assert [thing() for thing in held] == [None, None]
 
 
+def test_a_processor_without_memory_is_told_as_a_gpu_is(tmp_path):
+    def loss(denoiser, x, label, note): torch.empty(2**50)
+    with pytest.raises(MemoryError, match='^Out of memory .*smaller microbatch'): run(tmp_path, loss=loss)
+
+
 def test_two_trainings_of_one_network_compute_blocks_twice_and_not_thrice(tmp_path):
     "Activation checkpointing wraps a block once, and the next training unwraps it."
     net, calls = UNet(TINY), []
@@ -702,6 +707,13 @@ def test_a_hook_may_return_numbers_of_any_library(tmp_path, number):
     run(tmp_path, dict(steps=3), hooks=[lambda step, net: dict(fid=number, event=2)])
     line, = read_log(tmp_path, 'save')
     assert line['fid'] == float(number) and line['event'] == 'save'
+
+def test_a_hook_cannot_overwrite_what_the_log_says(tmp_path):
+    "Nor end the training by one of the log's own words."
+    own = dict.fromkeys(['self', 'event', 'time', 'step', 'seconds', 'by_logsnr'], -1.)
+    run(tmp_path, dict(steps=3), hooks=[lambda step, net: own | dict(fid=2.)])
+    line, = read_log(tmp_path, 'save')
+    assert line['fid'] == 2 and line['event'] == 'save' and line['step'] == 3 and line['seconds'] >= 0
 
 def test_slow_hooks_do_not_make_every_step_a_checkpoint(tmp_path):
     slow = [lambda step, net: time.sleep(1.2)]
