@@ -30,17 +30,17 @@ def flops(
 ):
     """FLOPs of one call with one picture, counted without computing, sums and products each; 0 for
     a network that is no U-Net."""
-    from torch.utils.flop_counter import FlopCounterMode
-    with torch.device('meta'), FlopCounterMode(display=False) as counter:
-        net, kept = make(config), []
-        if not hasattr(net, 'input_blocks'): return 0  # a network of the reader's own
-        h, emb = torch.empty(1, config.channels, *2*[config.side]), torch.empty(1, 4*config.width)
-        for stage in net.input_blocks: kept.append(h := stage(h, emb))
-        h = net.middle_block(h, emb)
+    def call():
+        emb = torch.empty(1, 4*config.width)
+        kept = [torch.empty(1, config.channels, *2*[config.side])]
+        for stage in net.input_blocks: kept.append(stage(kept[-1], emb))
+        h = net.middle_block(kept[-1], emb)
         for stage in getattr(net, 'output_blocks', ()):
             h = stage(torch.cat([h, kept.pop()], 1), emb)
         net.out(h)
-    return counter.get_total_flops()
+    with torch.device('meta'):
+        net = make(config)
+        return _counted(call)[0] if hasattr(net, 'input_blocks') else 0
 
 # %% ../nbs/17_imagenet.ipynb #f00ca474
 class _FakeGPU(FakeTensorMode):

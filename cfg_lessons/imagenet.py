@@ -294,6 +294,6 @@ def main(
     words = sys.argv[1:] if words is None else words
     if not words or words[0] not in COMMANDS:
         sys.exit(f'Say which: {", ".join(COMMANDS)}; each has --help.')
-    globals()[f'cfg_{words[0]}'](words[1:])
+    command(COMMANDS[words[0]], words[1:], name=f'cfg-{words[0]}')
 
 if __name__ == '__main__' and '__file__' in globals(): main()  # not in a notebook
