@@ -178,19 +178,19 @@ def pipeline_costs(
 ):
     """What a picture takes: parameters, FLOPs of a call and of the decoder, sums and products each,
     and bytes; a dict. It reads no weights. Raises ValueError, in one sentence."""
-    kind = pipeline_kind(name)
+    part, network, text = PIPELINES[pipeline_kind(name)]
     import diffusers
     def made(what, folder):
         what = getattr(diffusers, what)
         return what.from_config(what.load_config(name, subfolder=folder))
     with torch.device('meta'):
-        try: net, vae = made(*PIPELINES[kind][::-1]), made('AutoencoderKL', 'vae')
+        try: net, vae = made(network, part), made('AutoencoderKL', 'vae')
         except Exception as e:
             raise ValueError(f'{name} has a part that diffusers cannot read '
                              f'({str(e).splitlines()[0]}).') from None
         c, z = net.config, torch.empty(1, net.config.in_channels, *2*[net.config.sample_size])
         told = dict(class_labels=torch.zeros(1, dtype=torch.long))
-        if kind == 'StableDiffusionPipeline':
+        if text:
             told = dict(encoder_hidden_states=torch.empty(1, 77, c.cross_attention_dim))
         call, _ = _counted(lambda: net(z, timestep=torch.zeros(1), **told))
         decoder, x = _counted(lambda: vae.decode(z).sample)

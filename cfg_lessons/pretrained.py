@@ -271,12 +271,12 @@ def open_pipeline(
     sentence, without diffusers, the files or the prompts, or for a pipeline of another family."""
     kind = pipeline_kind(name)
     from diffusers import DDIMScheduler
-    text = kind == 'StableDiffusionPipeline'
+    part, _, text = PIPELINES[kind]
     if text and not prompts: raise ValueError(f'{name} draws what a text says; give it prompts.')
     if prompts and not text: raise ValueError(f'{name} draws classes; it reads no prompts.')
     pipe = _opened(name, text)
     half = bf16 or torch.device(device).type == 'cuda'
-    net = getattr(pipe, PIPELINES[kind][0]).to(device, torch.bfloat16 if half else torch.float32)
+    net = getattr(pipe, part).to(device, torch.bfloat16 if half else torch.float32)
     vae = pipe.vae.to(device, torch.float32)
     for part in (net, vae): part.eval().requires_grad_(False)
     table = DDIMScheduler.from_config(pipe.scheduler.config)  # others visit some levels twice
@@ -288,9 +288,9 @@ def open_pipeline(
                    about=facts | dict(trained_on='text', prompts_sha256=texts))
 
 # %% ../nbs/16_pretrained.ipynb #99ed910f
-# The part of a pipeline that is the denoiser, and its class.
-PIPELINES = dict(DiTPipeline=('transformer', 'DiTTransformer2DModel'),
-                 StableDiffusionPipeline=('unet', 'UNet2DConditionModel'))
+# The part of a pipeline that is the denoiser, its class, and whether it reads texts.
+PIPELINES = dict(DiTPipeline=('transformer', 'DiTTransformer2DModel', False),
+                 StableDiffusionPipeline=('unet', 'UNet2DConditionModel', True))
 
 def pipeline_kind(
     name,  # a folder that diffusers wrote, or a name on the hub
