@@ -193,7 +193,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'cfg_lessons.engine._Run.due': ('engine.html#_run.due', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine._Run.report': ('engine.html#_run.report', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine._Run.save': ('engine.html#_run.save', 'cfg_lessons/engine.py'),
-                                    'cfg_lessons.engine._answers': ('engine.html#_answers', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine._check_net': ('engine.html#_check_net', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine._check_nonfinite': ('engine.html#_check_nonfinite', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine._explained': ('engine.html#_explained', 'cfg_lessons/engine.py'),

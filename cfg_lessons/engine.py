@@ -310,10 +310,12 @@ class _Run:
                         microbatches=_microbatches(self.settings['config']))
         self.writer.save(self.state.tensors(), manifest)  # returns once all is copied
         waited = time.monotonic() - begun  # for the copy, and a checkpoint before it
-        copied, first = time.perf_counter(), [*self.state.averages.values()][0]
-        facts = _answers(hooks, done, first.net)
+        averaged = [*self.state.averages.values()][0].net  # of the first ema_decay
+        copied, facts = time.perf_counter(), {}
+        for hook in hooks: facts |= hook(done, averaged) or {}
         self.metrics.since += time.perf_counter() - copied  # no part of the speed of training
-        self.log.line('save', step=done, seconds=waited, **facts)
+        facts = {k: float(v) for k, v in facts.items()} | dict(seconds=waited, step=done)
+        self.log.line('save', **facts)
         self.saved = time.monotonic()  # else hooks of half an hour would make every step due
 
     def close(self):
@@ -322,12 +324,6 @@ class _Run:
         finally: self.log.close()
 
 # %% ../nbs/14_engine.ipynb #938ccb02
-def _answers(hooks, done, net):
-    "What the hooks found, numbers by name, but for the log's own words."
-    facts, ours = {}, ('self', 'event', 'time', 'step', 'seconds', 'by_logsnr')
-    for hook in hooks: facts |= hook(done, net) or {}
-    return {k: float(v) for k, v in facts.items() if k not in ours}
-
 def _check_nonfinite(run, done, start):
     """Raise ValueError, the same on every rank, if too many steps in a row were skipped; OSError if
     the last checkpoint could not be written."""

@@ -101,14 +101,17 @@ class Log:
 
     def line(self,
         event,  # "start", "step", "save", "stop" or "warning"
-        **facts,  # numbers and words
+        /,
+        **facts,  # numbers and words of any name, but that the log's own win
     ):
         "Write what happened. Raises OSError on every rank."
-        rank_zero(lambda: self._write(dict(event=event) | facts))
+        rank_zero(lambda: self._write(facts | dict(event=event)))
 
     def _write(self, facts):
         _append(self.folder/'log.jsonl', facts)
-        buckets = {f'by_logsnr/{i}': v for i, v in enumerate(facts.get('by_logsnr', ()))}
+        parts = facts.get('by_logsnr')  # a list, but where a hook has that word
+        parts = parts if isinstance(parts, list) else ()
+        buckets = {f'by_logsnr/{i}': v for i, v in enumerate(parts)}
         numbers = {k: v for k, v in (facts | buckets).items() if isinstance(v, (int, float))}
         step = numbers.pop('step', None)
         for curve in list(self.curves) if numbers else ():
@@ -172,7 +175,8 @@ def _environment():
 # %% ../nbs/14_engine.ipynb #d6c55ce2
 def _append(path, facts):
     "Add a line to a log, also after a line that a crash has torn."
-    line = json.dumps(dict(time=datetime.now(timezone.utc).isoformat(timespec='seconds')) | facts)
+    now = datetime.now(timezone.utc).isoformat(timespec='seconds')
+    line = json.dumps(dict(time=now) | facts | dict(time=now))  # first, and not replaced
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, 'ab+') as f:

@@ -15,6 +15,7 @@ import re
 import sys
 from inspect import cleandoc
 from types import FunctionType
+from weakref import WeakSet
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -328,12 +329,15 @@ def progress(
     return tqdm(steps, total=total, desc=what, leave=False, disable=not watched)
 
 # %% ../nbs/90_plotting.ipynb #7c1d20ab
+_EXPLAINED = WeakSet()  # no source is read twice
+
 def explain_arguments(
     found,  # functions and classes, an iterable
 ):
     "Add the comments on their arguments to their docstrings, where Shift-Tab and help() look."
     for f in found:
-        if '\nArguments:\n' in (f.__doc__ or ''): continue
+        if f in _EXPLAINED: continue
+        _EXPLAINED.add(f)
         try: words = {k: v for k, v in docments(f).items() if v and k != 'return'}
         except Exception: continue  # its source is nowhere
         lines = [f'    {k}: {" ".join(v.split())}' for k, v in words.items()]

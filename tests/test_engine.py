@@ -713,7 +713,7 @@ def test_a_hook_cannot_overwrite_what_the_log_says(tmp_path):
     own = dict.fromkeys(['self', 'event', 'time', 'step', 'seconds', 'by_logsnr'], -1.)
     run(tmp_path, dict(steps=3), hooks=[lambda step, net: own | dict(fid=2.)])
     line, = read_log(tmp_path, 'save')
-    assert line['fid'] == 2 and line['event'] == 'save' and line['step'] == 3 and line['seconds'] >= 0
+    assert line['fid'] == 2 and line['event'] == 'save' and line['step'] == 3 and line['seconds'] >= 0 and line['time'] != -1
 
 def test_slow_hooks_do_not_make_every_step_a_checkpoint(tmp_path):
     slow = [lambda step, net: time.sleep(1.2)]
@@ -891,7 +891,7 @@ def test_rank_zero_raises_on_every_rank():
 def test_what_takes_longer_than_ranks_wait_ends_no_job(slow, ends_well, monkeypatch):
     "Hashing the pictures of a large set takes longer than ten minutes on a slow disk; here, six seconds for two."
     from cfg_lessons import parallel
-    monkeypatch.setattr(parallel, 'MEET', .5)
+    monkeypatch.setattr(parallel, '_MEET', .5)
     def in_group():
         with parallel.process_group(minutes=2/60): assert rank_zero(lambda: time.sleep(6) or 7, slow=slow) == 7
     assert (ends(start(2, in_group)) == [0, 0]) == ends_well
