@@ -13,8 +13,7 @@ import html
 import io
 import re
 import sys
-from inspect import cleandoc
-from types import FunctionType
+from inspect import cleandoc, isclass, isfunction
 from weakref import WeakSet
 
 import matplotlib.pyplot as plt
@@ -345,8 +344,7 @@ def explain_arguments(
 
 def _explain_all(*_):
     "All that the reader can call by name."
-    explain_arguments(f for f in list(get_ipython().user_ns.values())
-                      if isinstance(f, (FunctionType, type))
+    explain_arguments(f for f in [*get_ipython().user_ns.values()] if (isfunction(f) or isclass(f))
                       and re.match('__main__|cfg_lessons', str(f.__module__)))
 
 if in_notebook(): get_ipython().events.register('post_run_cell', _explain_all)
