@@ -93,8 +93,11 @@ def install(repo):
 
 
 def download(path, repo):
-    "A line under the title that hands out the notebook, as a cell; with a repository, also a way to open it in Colab."
-    text = f'<p class="notebook"><a href="notebooks/{path.name}" download>Download this notebook</a> and run it in the book\'s JupyterLab (<code>make lab</code>)'
+    "Lines under the title, as a cell: the notebook to be downloaded, with a repository also a way to open it in Colab, and the modules that it makes."
+    source = '\n'.join(''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code')
+    modules = dict.fromkeys(re.findall(r'^#[|] (?:default_exp|exports) (\w+)$', source, re.M))
+    made = 'Reference: ' + ', '.join(f'<a class="reference" href="api_{m}.html"><code>{m}</code></a>' for m in modules) + '. ' if modules else ''
+    text = f'<p class="notebook">{made}<a href="notebooks/{path.name}" download>Download this notebook</a> and run it in the book\'s JupyterLab (<code>make lab</code>)'
     if not repo: text += '.</p>'
     else:
         text += f', or <a href="https://colab.research.google.com/github/{repo}/blob/main/nbs/{path.name}">open it in Colab</a>.</p>\n\n'
@@ -135,5 +138,8 @@ def build(out):
 if __name__ == '__main__':
     if len(sys.argv) != 2: sys.exit('Name the folder for the pages: python docs/build.py html')
     status = build(Path(sys.argv[1]))
-    if not status: print(f'Open {sys.argv[1]}/index.html in a browser.')
+    if not status:
+        weights = sorted(((p.stat().st_size, p.name) for p in Path(sys.argv[1]).glob('*.html')), reverse=True)
+        print('The heaviest pages:', ', '.join(f'{name} {size/1000:.0f} kB' for size, name in weights[:5]))
+        print(f'Open {sys.argv[1]}/index.html in a browser.')
     sys.exit(status)

@@ -469,6 +469,7 @@ def test_every_page_can_be_read_offline(pages, browser):
     for path in (ROOT/'nbs').glob('[019]*.ipynb'):
         assert shown[pages/f'{path.stem}.html'].count(f'href="notebooks/{path.name}" download') == 1, path.name
         assert (pages/'notebooks'/path.name).read_bytes() == path.read_bytes(), path.name
+        for module in re.findall(r'#[|] default_exp (\w+)', path.read_text()): assert f'href="api_{module}.html"><code>' in shown[pages/f'{path.stem}.html'], f'{path.name} has no link to its reference'
     computed = sum('text/markdown' in o.get('data', {}) for p in (ROOT/'nbs').glob('*.ipynb') for c in json.loads(p.read_text())['cells'] for o in c.get('outputs', []))
     assert sum(text.count('<table') for text in shown.values()) >= computed > 80
     spoiled = [p.name for p, text in shown.items() if re.search(r'<p>\s*\|', text) or re.search(r'>#\|', text)]
