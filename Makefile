@@ -11,12 +11,13 @@ WORKERS ?= 2
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt docs/kernel.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else f"Python {v[0]}.{v[1]} is too old: the book needs 3.11 or newer. Name one with `make PYTHON=python3.12 ...`.")'
 	@echo "Setting up .venv (a few minutes the first time, several GB with PyTorch) ..."
 	@$(PYTHON) -m venv .venv || { echo "The virtual environment could not be made; on Debian and Ubuntu, install python3-venv."; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all]'
-	@mkdir -p .venv/share/jupyter/lab/settings
+	@mkdir -p .venv/share/jupyter/lab/settings .venv/etc/ipython
+	@cp docs/kernel.py .venv/etc/ipython/ipython_kernel_config.py
 	@echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}, "@jupyterlab/notebook-extension:tracker": {"codeCellConfig": {"lineWrap": true}}}' > .venv/share/jupyter/lab/settings/overrides.json
 	@touch $(READY)
 

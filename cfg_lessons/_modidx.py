@@ -339,6 +339,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'cfg_lessons.lab.Live.render': ('lab.html#live.render', 'cfg_lessons/lab.py'),
                                  'cfg_lessons.lab.Live.values': ('lab.html#live.values', 'cfg_lessons/lab.py'),
                                  'cfg_lessons.lab._box': ('lab.html#_box', 'cfg_lessons/lab.py'),
+                                 'cfg_lessons.lab._clicked': ('lab.html#_clicked', 'cfg_lessons/lab.py'),
                                  'cfg_lessons.lab._clouds': ('lab.html#_clouds', 'cfg_lessons/lab.py'),
                                  'cfg_lessons.lab._described': ('lab.html#_described', 'cfg_lessons/lab.py'),
                                  'cfg_lessons.lab._dropdown': ('lab.html#_dropdown', 'cfg_lessons/lab.py'),

@@ -33,8 +33,9 @@ class Live:
         update,  # update(**values) changes what is in it
         controls,  # name -> ipywidgets control, one for each argument of `update`
         alt,  # what the still picture shows, in words
+        pick=None,  # pick(axes, x, y) -> values of controls, for a click in the picture
     ):
-        self.fig, self.update, self.controls = fig, update, controls
+        self.fig, self.update, self.controls, self.pick = fig, update, controls, pick
         self.alt, self.start = alt, self.values()
         self.update(**self.start)
         self.still = show(fig, alt)
@@ -89,6 +90,14 @@ _NAMED = """<script>
         const kinds = {attributes: true, attributeFilter: ['aria-valuetext']}
         new MutationObserver(() => name(box)).observe(box, {...look, ...kinds})
         name(box)
+        box.addEventListener('click', e => {
+            const place = box.querySelector('.live-place input')
+            if (!place || !e.target.matches('img.widget-image')) return
+            const r = e.target.getBoundingClientRect()
+            place.value = `${(e.clientX - r.left)/r.width} ${(e.clientY - r.top)/r.height}`
+            for (const kind of ['input', 'change'])
+                place.dispatchEvent(new Event(kind, {bubbles: true}))
+        })
     }
     start(50)
 })(document.currentScript)
@@ -109,7 +118,19 @@ def _box(live):
     for control in live.controls.values(): control.observe(live.follow, 'value')
     shown = dict(output_type='display_data', data={'text/html': _NAMED}, metadata={})
     names = ipywidgets.Output(outputs=[shown], layout=dict(height='0', margin='0'))
-    return ipywidgets.VBox([names, *live.controls.values(), back, live.image, live.says])
+    place = ipywidgets.Text(layout=dict(display='none'))  # where the script writes a click
+    if live.pick: place.add_class('live-place').observe(partial(_clicked, live), 'value')
+    parts = names, place, *live.controls.values(), back, live.image, live.says
+    return ipywidgets.VBox(parts)
+
+def _clicked(live, change):
+    "Set the controls of a `Live` as its `pick` says for a click, given as shares from top left."
+    right, down = map(float, change['new'].split())
+    at = right*live.canvas.figure.bbox.width, (1 - down)*live.canvas.figure.bbox.height
+    for ax in live.fig.axes:
+        if not ax.bbox.contains(*at): continue
+        values = live.pick(ax, *ax.transData.inverted().transform(at))
+        for name, value in (values or {}).items(): live.controls[name].value = value
 
 def _described(live):
     "What the picture of a `Live` shows at the present values, in words."
@@ -170,7 +191,8 @@ def live_guidance(
     n=200,  # points
     limit=3.6,  # half-width of the picture
 ):
-    "Drag the weight, the point and the noise level: where points land, three predictions."
+    """Drag the weight and the noise level, choose a point or click it: where points land, three
+    predictions."""
     label = torch.arange(n) % mixture.num_classes
     noise = per_example_noise(0, range(n))(torch.empty(n, 2))
     levels, denoiser = cosine(torch.linspace(1, 0, 25), -10., 10.), exact_denoiser(mixture)
@@ -178,9 +200,13 @@ def live_guidance(
     dots, (lines, start) = _clouds(left, mixture), _guidance_lines(right, mixture)
     trail, here = left.plot([], [], color='k', lw=1.2)[0], left.plot([], [], 'kx', ms=8)[0]
     bare(left, limit), bare(right, limit)
+    ends = noise.clone()
+    def nearest(ax, x, y):
+        if ax is left: return dict(point=(ends - torch.tensor([x, y])).norm(dim=1).argmin().item())
     def update(w, point, logsnr):
         guided = classifier_free(denoiser, w)
         states = torch.stack([noise, *dpmpp_2m(guided, noise, label, levels)])
+        ends.copy_(states[-1])
         for c, cloud in enumerate(dots): cloud.set_offsets(states[-1][label == c])
         trail.set_data(*states[:, point].T)
         at, c = (levels - logsnr).abs().argmin(), label[point:point + 1]
@@ -195,7 +221,7 @@ def live_guidance(
         right.set_title(f'predictions for one point, log-SNR {levels[at]:.1f}')
     controls = dict(w=_slider('w', 1., 0, 4, .05), point=_slider('point', 3, 0, n - 1),
                     logsnr=_stops('log-SNR', -1., levels[1:-1].tolist()))
-    return Live(fig, update, controls, alt)
+    return Live(fig, update, controls, alt, nearest)
 
 # %% ../nbs/91_lab.ipynb #7c270fe0
 def live_noise(

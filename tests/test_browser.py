@@ -147,6 +147,19 @@ def test_moving_pictures_speak(page):
         assert picture.get_attribute('alt') == words() and all(c['readout'] in (None, c['value']) for c in heard())
         assert f"{slider.get_attribute('aria-label')} {slider.get_attribute('aria-valuetext')}" in words()
 
+def test_a_click_in_the_plane_chooses_the_nearest_point(page):
+    picture = page.query_selector_all(LIVE)[1]  # that of guidance
+    picture.scroll_into_view_if_needed()
+    box = picture.evaluate_handle('e => e.closest(".widget-vbox")').as_element()
+    point = lambda: box.query_selector_all('.widget-readout')[1].inner_text()
+    seen = {point()}
+    for right, down in ((.2, .55), (.32, .6), (.25, .3)):  # in the left panel
+        size, before = picture.bounding_box(), look(page, picture)
+        picture.click(position=dict(x=right*size['width'], y=down*size['height']))
+        page.wait_for_function('([e, before]) => e.src != before', arg=[picture, before], timeout=20_000)
+        seen.add(point())
+    assert len(seen) == 4, seen
+
 def test_a_quick_hand_does_not_build_a_queue(page):
     "After many quick movements the picture is the last one's, and soon."
     picture = page.query_selector_all(LIVE)[1]
@@ -241,12 +254,25 @@ def answer(page, check, variable, text):
     page.wait_for_function('([e, before]) => /[0-9]/.test(e.textContent) && e.textContent.trim() != before.trim()', arg=[cell.locator('.jp-InputPrompt').element_handle(), before], timeout=60_000)
     return cell.locator('.jp-OutputArea-output').last
 
+def answer_exercises(page, name):
+    "Answer all exercises of a chapter that has run, each wrongly and then rightly. Returns how many there are."
+    from exercise_answers import CASES
+    code = '\n'.join(''.join(c['source']) for c in json.loads((ROOT/'nbs'/f'{name}.ipynb').read_text())['cells'])
+    exercises = re.findall(r'mark[(](check_\w+), (\w+)[)]', code)
+    for check, variable in exercises:
+        good, bad = (next((a for a in some if '\n' not in a and 'travelled' not in a), None) for some in (CASES[check].right, CASES[check].wrong))
+        if check == 'check_there_and_back': good, bad = 'lambda x, label, steps: final(sample(exact, only_there(x, label, steps), label, edm_grid(steps)))', 'lambda x, label, steps: x'
+        for text, said in ((bad, '✗'), (good, '✓ Right.')):
+            verdict = answer(page, check, variable, text).inner_text()
+            assert verdict.startswith(said), (check, text, verdict)
+        photograph(page, f'{name}_{check}')
+    return len(exercises)
+
 CONTRAST = """e => { const light = c => c.match(/[0-9.]+/g).slice(0, 3).map(v => v/255).map(v => v <= .04045 ? v/12.92 : ((v + .055)/1.055)**2.4).reduce((sum, v, i) => sum + v*[.2126, .7152, .0722][i], 0)
   const [a, b] = [getComputedStyle(e).color, getComputedStyle(e).backgroundColor].map(light); return (Math.max(a, b) + .05)/(Math.min(a, b) + .05) }"""
 
 def test_the_first_hour_of_a_new_user(page):
     "The opening figure, chapters 1 to 3 and their exercises, wrong answers first; on light paper, then on dark."
-    from exercise_answers import CASES
     page.set_viewport_size(dict(width=1000, height=900))
     open_as_stored(page, 'index.ipynb')
     page.wait_for_function(AT_THE_TOP, timeout=60_000)  # no cell was run
@@ -256,24 +282,13 @@ def test_the_first_hour_of_a_new_user(page):
         errors = run_all(page, f'{name}.ipynb')
         assert not errors, (name, errors)
         assert page.locator('.cm-lineWrapping').count() and not page.evaluate('[...document.querySelectorAll(".cm-scroller")].some(e => e.scrollWidth > e.clientWidth + 1)'), f'{name}: code scrolls sideways'
-        book = json.loads((ROOT/'nbs'/f'{name}.ipynb').read_text())
-        for check, variable in re.findall(r'mark[(](check_\w+), (\w+)[)]', '\n'.join(''.join(c['source']) for c in book['cells'])):
-            case = CASES[check]
-            good, bad = (next((a for a in some if '\n' not in a and 'travelled' not in a), None) for some in (case.right, case.wrong))
-            if check == 'check_there_and_back': good, bad = 'lambda x, label, steps: final(sample(exact, only_there(x, label, steps), label, edm_grid(steps)))', 'lambda x, label, steps: x'
-            verdict = answer(page, check, variable, bad)
-            assert verdict.inner_text().startswith('✗'), (check, bad, verdict.inner_text())
-            verdict = answer(page, check, variable, good)
-            assert verdict.inner_text() == '✓ Right.', (check, good, verdict.inner_text())
-            photograph(page, f'{name}_{check}')
-            right += 1
-        if name != '03_sampling': continue
-        page.keyboard.press('Enter')
-        page.keyboard.press('Control+End')
-        page.keyboard.insert_text('\nsample(')
-        page.keyboard.press('Shift+Tab')
-        page.locator('.jp-Tooltip', has_text='z: noise to start from, (B, ...)').wait_for(timeout=20_000)  # a comment in the source
-        page.keyboard.press('Escape')
+        right += answer_exercises(page, name)
+    page.keyboard.press('Enter')
+    page.keyboard.press('Control+End')
+    page.keyboard.insert_text('\nsample(')
+    page.keyboard.press('Shift+Tab')
+    page.locator('.jp-Tooltip', has_text='z: noise to start from, (B, ...)').wait_for(timeout=20_000)  # a comment in the source
+    page.keyboard.press('Escape')
     told = subprocess.run([sys.executable, '-c', 'from cfg_lessons.exercises import answers; answers([])'], cwd=page.home, env=page.env, check=True, capture_output=True, text=True).stdout
     assert f'{right} right, 0 wrong' in told and right == 10, told
     page.click('.lm-MenuBar-itemLabel:text-is("Settings")')
@@ -282,6 +297,18 @@ def test_the_first_hour_of_a_new_user(page):
     page.wait_for_function('document.body.dataset.jpThemeLight == "false"')
     photograph(page, '03_sampling_dark')
     assert page.locator('.jp-OutputArea-output span[style]').last.evaluate(CONTRAST) > 4.5
+
+
+def test_a_missing_name_says_to_run_the_cells_above(page):
+    open_as_stored(page, '09_images.ipynb')
+    for _ in range(60):  # to the last exercise
+        page.mouse.move(700, 500)
+        page.mouse.wheel(0, 1200)
+        page.wait_for_timeout(100)
+    cell = page.locator('.jp-CodeCell', has_text='mark(check_').last
+    cell.locator('.cm-content').click()
+    page.keyboard.press('Control+Enter')
+    page.locator('.jp-CodeCell', has_text='NameError').locator('text=Run All Above Selected Cell').wait_for(timeout=60_000)
 
 
 def test_a_notebook_that_is_opened_and_saved_is_not_changed(page):
