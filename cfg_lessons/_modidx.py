@@ -368,6 +368,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'cfg_lessons.logs._curves': ('engine.html#_curves', 'cfg_lessons/logs.py'),
                                   'cfg_lessons.logs._end': ('engine.html#_end', 'cfg_lessons/logs.py'),
                                   'cfg_lessons.logs._environment': ('engine.html#_environment', 'cfg_lessons/logs.py'),
+                                  'cfg_lessons.logs._numbers': ('engine.html#_numbers', 'cfg_lessons/logs.py'),
                                   'cfg_lessons.logs._tensorboard': ('engine.html#_tensorboard', 'cfg_lessons/logs.py'),
                                   'cfg_lessons.logs._wandb': ('engine.html#_wandb', 'cfg_lessons/logs.py'),
                                   'cfg_lessons.logs.read_log': ('engine.html#read_log', 'cfg_lessons/logs.py'),

@@ -109,10 +109,7 @@ class Log:
 
     def _write(self, facts):
         _append(self.folder/'log.jsonl', facts)
-        parts = facts.get('by_logsnr')  # a list, but where a hook has that word
-        parts = parts if isinstance(parts, list) else ()
-        buckets = {f'by_logsnr/{i}': v for i, v in enumerate(parts)}
-        numbers = {k: v for k, v in (facts | buckets).items() if isinstance(v, (int, float))}
+        numbers = _numbers(facts)
         step = numbers.pop('step', None)
         for curve in list(self.curves) if numbers else ():
             try: curve[0](numbers, step)
@@ -173,6 +170,12 @@ def _environment():
                 diff=diff, tf32=torch.backends.cudnn.allow_tf32)
 
 # %% ../nbs/14_engine.ipynb #d6c55ce2
+def _numbers(facts):
+    "What curves can draw: the numbers, and those of the list by log-SNR, each with a name."
+    parts = facts.get('by_logsnr')  # a number where a hook has that word
+    named = {f'by_logsnr/{i}': v for i, v in enumerate(parts if isinstance(parts, list) else ())}
+    return {k: v for k, v in (facts | named).items() if isinstance(v, (int, float))}
+
 def _append(path, facts):
     "Add a line to a log, also after a line that a crash has torn."
     now = datetime.now(timezone.utc).isoformat(timespec='seconds')
