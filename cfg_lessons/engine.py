@@ -304,17 +304,15 @@ class _Run:
         return late or self.config.save_every > 0 and done % self.config.save_every == 0
 
     def save(self, done, hooks):
-        "Begin to write a checkpoint; the hooks run while it is written."
-        begun = time.monotonic()
+        "Begin to write a checkpoint; meanwhile hooks see the average of the first ema_decay."
+        begun = time.perf_counter()
         manifest = dict(step=done, ranks=rank_and_size()[1], settings=self.settings,
                         microbatches=_microbatches(self.settings['config']))
-        self.writer.save(self.state.tensors(), manifest)  # returns once all is copied
-        waited = time.monotonic() - begun  # for the copy, and a checkpoint before it
-        averaged = [*self.state.averages.values()][0].net  # of the first ema_decay
+        self.writer.save(self.state.tensors(), manifest)  # waits for the one before, and copies
         copied, facts = time.perf_counter(), {}
-        for hook in hooks: facts |= hook(done, averaged) or {}
+        for hook in hooks: facts |= hook(done, next(iter(self.state.averages.values())).net) or {}
         self.metrics.since += time.perf_counter() - copied  # no part of the speed of training
-        facts = {k: float(v) for k, v in facts.items()} | dict(seconds=waited, step=done)
+        facts = {k: float(v) for k, v in facts.items()} | dict(seconds=copied - begun, step=done)
         self.log.line('save', **facts)
         self.saved = time.monotonic()  # else hooks of half an hour would make every step due
 
