@@ -24,7 +24,8 @@ from .classifier_free import classifier_free
 from .classifier_guidance import classification_loss
 from .costs import GPUS, flops, takes_label, training_memory
 from .diffusion import cosine
-from .engine import TrainConfig, fit
+from .config import TrainConfig
+from .engine import fit
 from .features import extractor_for, reference_of
 from .generation import balanced_labels
 from .images import open_images, to_uint8

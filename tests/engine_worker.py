@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from cfg_lessons.checkpoints import checkpoints, read_tensors, verify
 from cfg_lessons.diffusion import cosine
-from cfg_lessons.engine import TrainConfig, fit
+from cfg_lessons.config import TrainConfig
+from cfg_lessons.engine import fit
 from cfg_lessons.images import digits
 from cfg_lessons.parallel import exit_on_error, process_group, rank_and_size
 from cfg_lessons.training import denoising_loss

@@ -227,6 +227,7 @@ def network(make='UNet', *step, **changes):
 def fit(watch, folder, make='UNet', hooks=(), **changes):
     "Train a small network; what is wrong with how that was done."
     from cfg_lessons import engine, recipes
+    from cfg_lessons.config import TrainConfig
     options = dict(steps=STEPS, batch_size=4, log_every=STEPS, bf16=True, channels_last=True)
     kind = 'classifier' if make == 'UNetClassifier' else 'unet'
     loss, states = recipes.loss_of(recipes.Recipe(network().config, None, kind)), []
@@ -236,7 +237,7 @@ def fit(watch, folder, make='UNet', hooks=(), **changes):
             states.append(self)
     watch.rounds += 1
     with mock.patch.object(engine, 'TrainState', Kept):
-        engine.fit(folder, network(make), loss, DATA, engine.TrainConfig(**options | changes),
+        engine.fit(folder, network(make), loss, DATA, TrainConfig(**options | changes),
                    hooks=hooks)
     kinds = {*watch.convs} - {'torch.bfloat16, channels last'}
     wide = [kind for kind in watch.norms if 'bfloat16' not in kind]
@@ -335,10 +336,11 @@ def guide(watch, folder, only=''):
 
 def recipe(watch, folder):
     "Train by recipes, and draw pictures with what was trained."
-    from cfg_lessons import engine, imagenet, images, recipes
+    from cfg_lessons import imagenet, images, recipes
+    from cfg_lessons.config import TrainConfig
     os.environ['LOCAL_RANK'] = '3'
     images.save_images(folder/'set', *DATA)
-    how, config = engine.TrainConfig(STEPS, 4, log_every=STEPS), network().config
+    how, config = TrainConfig(STEPS, 4, log_every=STEPS), network().config
     for name, kind in (('net', 'unet'), ('classifier', 'classifier')):
         recipe = recipes.Recipe(config, how, kind)
         recipes.train_recipe(recipe, folder/'set', folder/name, device='cuda')

@@ -22,7 +22,7 @@ FLOORS = dict(diffusion=set(), settings=set(), plotting=set(), exercises={'plott
 FLOORS |= dict(sources={'settings', 'training'}, preparation={'checkpoints', 'images', 'records', 'sources', 'training'}, costs={'networks', 'parallel', 'pretrained', 'unet'})
 FLOORS |= dict(rules={'beyond', 'classifier_free', 'classifier_guidance', 'sampling', 'tilting'})
 FLOORS |= dict(features={'evaluation', 'images', 'preparation', 'training'}, commands={'records', 'recipes'})
-FLOORS |= dict(recipes={'checkpoints', 'classifier_free', 'classifier_guidance', 'costs', 'diffusion', 'engine', 'features', 'generation', 'images', 'logs',
+FLOORS |= dict(recipes={'checkpoints', 'config', 'classifier_free', 'classifier_guidance', 'costs', 'diffusion', 'engine', 'features', 'generation', 'images', 'logs',
                         'evaluation', 'records', 'networks', 'parallel', 'sampling', 'settings', 'sources', 'training', 'unet'})
 FLOORS |= dict(classifier_guidance={'diffusion', 'networks'}, classifier_free={'diffusion', 'classifier_guidance'})
 FLOORS |= dict.fromkeys(['mixtures', 'sampling', 'networks', 'training'], {'diffusion'})
@@ -34,7 +34,7 @@ FLOORS |= dict(figure={'diffusion', 'mixtures', 'sampling', 'classifier_free', '
 FLOORS |= dict(tilting={'diffusion', 'classifier_free', 'classifier_guidance', 'sampling'})
 FLOORS |= dict(parallel={'training'}, checkpoints={'training', 'parallel', 'records'})
 FLOORS |= dict(logs={'images', 'records', 'metrics', 'parallel', 'sampling', 'training'})
-FLOORS |= dict(engine={'images', 'networks', 'training', 'parallel', 'checkpoints', 'logs'})
+FLOORS |= dict(config={'checkpoints', 'parallel'}, engine={'images', 'networks', 'training', 'parallel', 'checkpoints', 'config', 'logs'})
 OTHER_ROOF = 'worlds', 'compare', 'bench'  # compares guidance rules in whole worlds, by the names that the commands know
 FLOORS |= dict.fromkeys(OTHER_ROOF)
 FLOORS |= dict(diagnosis={'classifier_free', 'compare', 'diffusion'}, page={'compare', 'plotting', 'training', 'worlds'})

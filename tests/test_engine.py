@@ -24,7 +24,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from cfg_lessons.checkpoints import (TrainState, _digests, checkpoints, fingerprint,
                                      open_checkpoint, read_tensors, verify)
-from cfg_lessons.engine import TrainConfig, cache_on_device, train_batches
+from cfg_lessons.config import TrainConfig
+from cfg_lessons.engine import cache_on_device, train_batches
 from cfg_lessons.images import batches, from_uint8
 from cfg_lessons.logs import read_log, sample_grid, validation_loss
 from cfg_lessons.parallel import SkipNonfinite, blocks, microbatched, parallelize, rank_zero

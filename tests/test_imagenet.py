@@ -27,7 +27,7 @@ from cfg_lessons.classifier_free import classifier_free, extrapolate
 from cfg_lessons.commands import command
 from cfg_lessons.costs import bill
 from cfg_lessons.diffusion import cosine
-from cfg_lessons.engine import TrainConfig
+from cfg_lessons.config import TrainConfig
 from cfg_lessons.features import extractor_for, reference_of
 from cfg_lessons.generation import balanced_labels
 from cfg_lessons.images import open_images, to_uint8

@@ -1,7 +1,9 @@
 "Networks of others: their tables and files, opened by name, drawn with by the commands, and refused in one sentence."
 import copy
 import math
+import os
 import re
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -159,6 +161,22 @@ def test_texts_that_cannot_be_drawn(saved_text, saved, tmp_path):
                                     (saved_text/'sd', tmp_path/'empty.txt', 'is empty'), (saved_text/'sd', tmp_path/'none.txt', 'cannot be read')]:
         with pytest.raises(ValueError, match=words): generate_samples(str(network), tmp_path/'out', prompts=str(prompts), device='cpu')
     assert not (tmp_path/'out').exists()
+
+
+@pytest.mark.parametrize('kind', ['classes', 'texts'])
+def test_two_processes_draw_as_one(saved, saved_text, tmp_path, kind):
+    "torchrun with a saved pipeline, guided, in batches that do not divide the pictures: byte for byte what one process draws."
+    network, how = (saved, {}) if kind == 'classes' else (saved_text/'sd', dict(prompts=str(saved_text/'prompts.txt')))
+    how |= dict(images=10, steps=4, batch_size=4)
+    words = [w for k, v in how.items() for w in (f'--{k.replace("_", "-")}', str(v))]
+    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'cfg_lessons.imagenet', 'generate',
+                           '--network', network, '--out', tmp_path/'two', '--w', '0', '2', '--device', 'cpu', *words],
+                          capture_output=True, text=True, timeout=200, env=os.environ | {'OMP_NUM_THREADS': '1'})
+    assert done.returncode == 0, done.stderr
+    torch.set_num_threads(1)
+    generate_samples(str(network), tmp_path/'one', (0., 2.), device='cpu', **how)
+    one, two = ([(tmp_path/by/f'w={w}'/'images.npy').read_bytes() for w in (0, 2)] for by in ('one', 'two'))
+    assert one == two and one[0] != one[1]
 
 
 @pytest.fixture(scope='module')

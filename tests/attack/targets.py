@@ -14,7 +14,8 @@ from torch import nn
 
 from cfg_lessons.classifier_free import classifier_free
 from cfg_lessons.diffusion import cosine
-from cfg_lessons.engine import TrainConfig, fit
+from cfg_lessons.config import TrainConfig
+from cfg_lessons.engine import fit
 from cfg_lessons.generation import Network, generate
 from cfg_lessons.parallel import process_group, rank_and_size
 from cfg_lessons.sampling import sample

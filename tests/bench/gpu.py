@@ -11,7 +11,8 @@ from cfg_lessons.checkpoints import checkpoints, read_tensors
 from cfg_lessons.classifier_free import classifier_free
 from cfg_lessons.costs import flops
 from cfg_lessons.diffusion import cosine
-from cfg_lessons.engine import TrainConfig, fit
+from cfg_lessons.config import TrainConfig
+from cfg_lessons.engine import fit
 from cfg_lessons.logs import read_log
 from cfg_lessons.sampling import ancestral, clipped, final, sample
 from cfg_lessons.training import denoising_loss

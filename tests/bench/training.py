@@ -5,7 +5,8 @@ from unittest.mock import patch
 import torch
 
 from cfg_lessons.diffusion import cosine
-from cfg_lessons.engine import TrainConfig, TrainState
+from cfg_lessons.checkpoints import TrainState
+from cfg_lessons.config import TrainConfig
 from cfg_lessons.networks import in_bf16
 from cfg_lessons.parallel import microbatched, numerics, parallelize
 from cfg_lessons.training import EMA, denoising_loss
