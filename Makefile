@@ -30,11 +30,13 @@ lab: $(READY)  ## open the book in JupyterLab, one thread per kernel (options: O
 	@$(BIN)/jupyter-trust nbs/index.ipynb > /dev/null  # so that its opening figure moves before any cell is run
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m jupyterlab $$([ "$$(id -u)" = 0 ] && echo --allow-root) --notebook-dir=nbs --LabApp.default_url=/lab/tree/index.ipynb --ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter --MappingKernelManager.cull_idle_timeout=$(CULL) --MappingKernelManager.cull_interval=$$(($(CULL)/9 + 1)) $(ARGS)
 
-test: $(READY)  ## run every check: export drift, all chapters in the quick profile, pytest
+test: $(READY)  ## run every check: export drift, all chapters in the quick profile, pytest, a sample of mutants
 	@$(BIN)/python -m pytest tests/test_book.py -k drift
 	@echo "Running every notebook against the library ..."
 	@ls -S nbs/*.ipynb | $(TEST_ENV) xargs -P $(WORKERS) -n 1 $(BIN)/python tests/run_notebook.py  # the largest first, so that none is left alone at the end
 	@$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	@echo "Planting a sample of small faults in the library ..."
+	@$(TEST_ENV) $(BIN)/python tests/mutants.py --sample 6 --quick --least .95
 
 coverage: $(READY)  ## measure which lines and branches of the library the checks run (about an hour on two cores)
 	@$(BIN)/python -m coverage erase
@@ -44,8 +46,7 @@ coverage: $(READY)  ## measure which lines and branches of the library the check
 	@$(BIN)/python -m coverage report
 
 mutants: $(READY)  ## plant small faults in the library and count who notices (ARGS="--sample 6", or names of modules)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,mutants]'
-	@$(BIN)/python tests/mutants.py $(ARGS)
+	@$(TEST_ENV) $(BIN)/python tests/mutants.py $(ARGS)
 
 attack: $(READY)  ## kill, starve and damage training and generation thousands of times, and compare how they end (ten minutes on a core; ARGS=--quick for two)
 	@$(BIN)/python tests/attack $(ARGS)
