@@ -102,6 +102,7 @@ def _fit(folder, net, loss, data, config, recipe, hooks, rate, stop):
     check_every = min(config.log_every, config.max_nonfinite)  # the host waits for each check
     with closing(_Run(folder, state, config, settings, log)) as run:
         log.start(start)
+        if start and not rank_zero(lambda: log.saved(start)): run.look(start, hooks)  # a kill's
         for step, value in _steps(run, loss, data, rate, start):
             run.metrics.step(step, value, state.opt.norm)
             done = step + 1
@@ -216,16 +217,19 @@ class _Run:
         return late or self.config.save_every > 0 and done % self.config.save_every == 0
 
     def save(self, done, hooks):
-        "Begin to write a checkpoint; meanwhile hooks see the average of the first ema_decay."
+        "Begin to write a checkpoint, and meanwhile call the hooks."
         begun = time.perf_counter()
         manifest = dict(step=done, ranks=rank_and_size()[1], settings=self.settings,
                         microbatches=_microbatches(self.settings['config']))
         self.writer.save(self.state.tensors(), manifest)  # waits for the one before, and copies
-        copied, facts = time.perf_counter(), {}
-        for hook in hooks: facts |= hook(done, next(iter(self.state.averages.values())).net) or {}
-        self.metrics.since += time.perf_counter() - copied  # no part of the speed of training
-        facts = {k: float(v) for k, v in facts.items()} | dict(seconds=copied - begun, step=done)
-        self.log.line('save', **facts)
+        self.look(done, hooks, seconds=time.perf_counter() - begun)
+
+    def look(self, done, hooks, **facts):
+        "Let hooks see the average of the first ema_decay, and note what they say."
+        begun, said = time.perf_counter(), {}
+        for hook in hooks: said |= hook(done, next(iter(self.state.averages.values())).net) or {}
+        self.metrics.since += time.perf_counter() - begun  # no part of the speed of training
+        self.log.line('save', **{k: float(v) for k, v in said.items()} | facts | dict(step=done))
         self.saved = time.monotonic()  # else hooks of half an hour would make every step due
 
     def close(self):

@@ -716,6 +716,18 @@ def test_a_hook_cannot_overwrite_what_the_log_says(tmp_path):
     line, = read_log(tmp_path, 'save')
     assert line['fid'] == 2 and line['event'] == 'save' and line['step'] == 3 and line['seconds'] >= 0 and line['time'] != -1
 
+def test_hooks_that_were_killed_are_called_again(tmp_path):
+    "Their checkpoint may be whole by then, also the last one; once they have ended, no more."
+    called = []
+    def hook(step, net):
+        called.append(step)
+        if len(called) == 2: raise RuntimeError('killed')
+        return dict(fid=step)
+    how = dict(steps=4, save_every=2)
+    with pytest.raises(RuntimeError, match='killed'): run(tmp_path, how, hooks=[hook])
+    for _ in range(2): assert run(tmp_path, how, hooks=[hook]) == 'done'
+    assert called == [2, 4, 4] and [line['fid'] for line in read_log(tmp_path, 'save')] == [2, 4]
+
 def test_slow_hooks_do_not_make_every_step_a_checkpoint(tmp_path):
     slow = [lambda step, net: time.sleep(1.2)]
     run(tmp_path, dict(steps=6, save_every=2, save_minutes=1/60, keep=0), hooks=slow)
