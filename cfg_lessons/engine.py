@@ -23,7 +23,7 @@ from cfg_lessons.checkpoints import (
     read_json)
 from .config import MUTABLE, check_config
 from .images import prefetch, batches, random_flip, normalize
-from .logs import Log, Metrics, reduce_metrics
+from .logs import Log, Metrics, read_log, reduce_metrics
 from .networks import in_bf16
 from .parallel import any_rank, microbatched, numerics, parallelize, rank_and_size
 from .parallel import rank_zero, stop_requested
@@ -102,7 +102,7 @@ def _fit(folder, net, loss, data, config, recipe, hooks, rate, stop):
     check_every = min(config.log_every, config.max_nonfinite)  # the host waits for each check
     with closing(_Run(folder, state, config, settings, log)) as run:
         log.start(start)
-        if start and not rank_zero(lambda: log.saved(start)): run.look(start, hooks)  # a kill's
+        run.catch_up(start, hooks)
         for step, value in _steps(run, loss, data, rate, start):
             run.metrics.step(step, value, state.opt.norm)
             done = step + 1
@@ -223,6 +223,11 @@ class _Run:
                         microbatches=_microbatches(self.settings['config']))
         self.writer.save(self.state.tensors(), manifest)  # waits for the one before, and copies
         self.look(done, hooks, seconds=time.perf_counter() - begun)
+
+    def catch_up(self, start, hooks):
+        "Call the hooks of the checkpoint that the run goes on from, if a kill has cut them short."
+        def missing(): return all(line['step'] != start for line in read_log(self.folder, 'save'))
+        if start and rank_zero(missing): self.look(start, hooks)
 
     def look(self, done, hooks, **facts):
         "Let hooks see the average of the first ema_decay, and note what they say."

@@ -107,12 +107,6 @@ class Log:
         "Write what happened. Raises OSError on every rank."
         rank_zero(lambda: self._write(facts | dict(event=event)))
 
-    def saved(self,
-        step,  # of a checkpoint
-    ):
-        "Whether its line was written, so that its hooks have ended; called on rank 0."
-        return any(line['step'] == step for line in read_log(self.folder, 'save'))
-
     def _write(self, facts):
         _append(self.folder/'log.jsonl', facts)
         numbers = _numbers(facts)

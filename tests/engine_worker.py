@@ -32,8 +32,8 @@ def paper_loss(denoiser, x, label, note):
 
 
 def run(folder, config=None, at=None, only_rank=None, make=lambda: UNet(TINY), **rest):
-    """Train. `at` says what happens in which step (counted from 0, or "each"): nan, term, kill, slow,
-    spy, refuse, die_once, no_memory."""
+    """Train. `at` says what happens in which step (counted from 0, or "each"): nan, term, kill,
+    slow, spy, refuse, die_once, no_memory."""
     folder, calls = Path(folder), []
     def loss(denoiser, x, label, note):
         deed = (at or {}).get(str(start + len(calls))) or (at or {}).get('each')
@@ -45,7 +45,8 @@ def run(folder, config=None, at=None, only_rank=None, make=lambda: UNet(TINY), *
         torch.manual_seed(0)
         start = max((int(p.name[5:]) for p in checkpoints(folder) if not verify(p)), default=0)
         others = {k: v for k, v in rest.items() if k not in ('data', 'loss')}
-        return fit(folder, make(), loss, rest.get('data', DATA), TrainConfig(**BASE | (config or {})),
+        config = TrainConfig(**BASE | (config or {}))
+        return fit(folder, make(), loss, rest.get('data', DATA), config,
                    **others)
 
 
@@ -64,7 +65,8 @@ def die_once(folder, x, value):
     return value
 
 
-def no_memory(folder, x, value): raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate')
+def no_memory(folder, x, value): raise torch.OutOfMemoryError('CUDA out of memory. Tried to '
+                                                              'allocate')
 
 
 DEEDS = dict(nan=lambda folder, x, value: value*float('nan'),
@@ -72,11 +74,13 @@ DEEDS = dict(nan=lambda folder, x, value: value*float('nan'),
              term=lambda folder, x, value: os.kill(os.getpid(), signal.SIGTERM) or value,
              slow=lambda folder, x, value: time.sleep(.02) or value,
              spy=spy, refuse=refuse, die_once=die_once, no_memory=no_memory)
-DEEDS['nan_and_term'] = lambda folder, x, value: DEEDS['term'](folder, x, DEEDS['nan'](folder, x, value))
+def nan_and_term(folder, x, value): return DEEDS['term'](folder, x, DEEDS['nan'](folder, x, value))
+DEEDS['nan_and_term'] = nan_and_term
 
 
 def start(n, f, *args, **kwargs):
-    "Run f in n processes that form a group, quickly: forks, which have everything imported already."
+    """Run f in n processes that form a group, quickly: forks, which have everything imported
+    already."""
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
@@ -89,7 +93,8 @@ def start(n, f, *args, **kwargs):
         try:
             torch.set_num_threads(1)
             tqdm.set_lock(threading.RLock())  # its own: one who is killed must not keep all others'
-            group = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=n, MASTER_ADDR='127.0.0.1', MASTER_PORT=port)
+            group = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=n, MASTER_ADDR='127.0.0.1',
+                         MASTER_PORT=port)
             if n > 1: os.environ.update({k: str(v) for k, v in group.items()})
             with exit_on_error(): f(*args, **kwargs)
             code = 0

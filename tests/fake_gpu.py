@@ -281,7 +281,8 @@ def train(watch, folder):
     from cfg_lessons import logs, recipes
     from cfg_lessons.classifier_free import classifier_free
     def draw(net, noise, label): return drawing(watch, classifier_free(net, 1.))(noise, label)
-    hooks = (logs.validation_loss(recipes.loss_of(recipes.Recipe(network().config, None)), *DATA, 2),
+    loss = recipes.loss_of(recipes.Recipe(network().config, None))
+    hooks = (logs.validation_loss(loss, *DATA, 2),
              logs.sample_grid(folder, draw, torch.arange(4, device='cuda')))
     return fit(watch, folder, hooks=hooks, microbatch=2)
 
@@ -318,7 +319,8 @@ def guide(watch, folder, only=''):
     student = beyond.Distilled(beyond.widened(network(channels=4), net), 4.)
     ways = dict(
         free=free, doubled=classifier_free.batched_cfg(net, 1.), weak=extrapolate(net, weak, 1.),
-        blinded=extrapolate(net, beyond.perturbed_attention(net), 1.), other=extrapolate(net, other, 1.),
+        blinded=extrapolate(net, beyond.perturbed_attention(net), 1.),
+        other=extrapolate(net, other, 1.),
         eps_only=pretrained.eps_only(network(out_channels=6)),
         classifier=classifier_guidance.classifier_guided(net, classifier, 1.),
         interval=beyond.scheduled(net, beyond.interval(1., -5., 5.)),
@@ -423,7 +425,8 @@ FAULTS = {
         'classify', 'diffusion', 'if label.is_cuda or torch.compiler.is_compiling(): ',
         'if torch.compiler.is_compiling(): ', 'waits in check_label'),
     'an optimizer that is not fused': Fault(
-        'classify', 'checkpoints', 'config.lr, fused=True,', 'config.lr,', 'waits in SkipNonfinite'),
+        'classify', 'checkpoints', 'config.lr, fused=True,', 'config.lr,',
+        'waits in SkipNonfinite'),
     'a norm that must be finite': Fault(
         'classify', 'parallel', 'clip_grad_norm_(self.own, self.clip)',
         'clip_grad_norm_(self.own, self.clip, error_if_nonfinite=True)', 'waits in SkipNonfinite'),
@@ -462,7 +465,8 @@ FAULTS = {
     'bf16 forgotten': Fault(
         'classify', 'engine', 'in_bf16(model) if config.bf16 else model', 'model', 'torch.float32'),
     'pictures with channels first': Fault(
-        'classify', 'engine', 'pictures.to(memory_format=torch.channels_last)', 'pictures.contiguous()',
+        'classify', 'engine', 'pictures.to(memory_format=torch.channels_last)',
+        'pictures.contiguous()',
         'channels first'),
     'weights with channels first': Fault(
         'classify', 'checkpoints', 'net.to(memory_format=torch.channels_last)', 'pass',
@@ -493,7 +497,8 @@ FAULTS = {
         'draw ddim', 'sampling', 'torch.from_numpy(np.stack(rows)).to(like, non_blocking=True)',
         'torch.from_numpy(np.stack(rows))', APART),
     'fresh noise on the CPU': Fault(
-        'draw ancestral', 'sampling', 'logsnr_next, mix)*noise(z)', 'logsnr_next, mix)*torch.randn(z.shape)',
+        'draw ancestral', 'sampling', 'logsnr_next, mix)*noise(z)', 'logsnr_next, '
+                                                                    'mix)*torch.randn(z.shape)',
         APART),
     'levels of multistep on the CPU': Fault(
         'draw multistep', 'sampling', """logsnrs = logsnrs.to(z)

@@ -1,4 +1,5 @@
-"Made-up photographs: scenes of coloured shapes, in the layout of ImageNet's training set and with its oddities."
+"""Made-up photographs: scenes of coloured shapes, in the layout of ImageNet's training set and with
+its oddities."""
 import colorsys
 import io
 import json

@@ -46,7 +46,8 @@ def test_schedules_have_the_ends_that_their_papers_give_them():
     close(flow(ends), torch.tensor([20., -20.]).double())
 
 def test_strengths_come_in_the_precision_of_the_examples():
-    assert diffuse(torch.zeros(3, 2), torch.zeros(3).double(), torch.zeros(3, 2)).dtype == torch.float32
+    assert diffuse(torch.zeros(3, 2),
+                   torch.zeros(3).double(), torch.zeros(3, 2)).dtype == torch.float32
 
 def test_schedules_of_time_are_cut_where_they_are_told():
     close(flow(torch.tensor([0., 1.]), 3.), torch.tensor([3., -3.]))
@@ -595,7 +596,8 @@ def test_answers_of_a_classifier_that_are_none_are_refused(answer, words):
     refused(words, class_gradient, answer, Z, LOGSNR, LABEL)
 
 def test_classifier_guidance_is_the_same_in_inference_mode():
-    guided = classifier_guided(denoiser, lambda z, l: torch.cat([z, z[:, :1]], 1)*l.cos()[:, None], 1.)
+    guided = classifier_guided(denoiser, lambda z, l: torch.cat([z, z[:, :1]], 1)*l.cos()[:, None],
+                               1.)
     with torch.inference_mode(): inside = guided(Z.clone(), LOGSNR.clone(), LABEL.clone())
     assert inside.equal(guided(Z, LOGSNR, LABEL)) and not inside.equal(denoiser(Z, LOGSNR, LABEL))
 
@@ -794,13 +796,17 @@ TWO = np.zeros((2, 1, 4, 4), np.uint8)
 def test_what_is_no_set_of_pictures_is_not_written(x, y, tmp_path):
     refused('A set is bytes', images.save_images, tmp_path, x, y)
 
-@pytest.mark.parametrize('name, content, words', [
-    ('notes.json', b'{', 'is damaged'), ('images.npy', b'', 'is damaged'),
-    ('labels.npy', b'no', 'is damaged'), ('notes.json', b'[]', 'does not fit its notes'),
-    ('notes.json', b'{"images": [9]}', 'does not fit its notes'), ('labels.npy', b'', 'is damaged'),
-    ('labels.npy', b'\x93NUMPY\1\0v\0{' + bytes(117), 'is damaged'),
-    ('labels.npy', b'PK\x05\x06' + bytes(18), 'is damaged'), ('labels.npy', None, 'has no labels'), ('notes.json', None, 'has no notes'),
-    ('images.npy', None, 'has no images')])
+@pytest.mark.parametrize('name, content, words',
+                         [('notes.json', b'{', 'is damaged'), ('images.npy', b'', 'is damaged'),
+                          ('labels.npy', b'no', 'is damaged'),
+                          ('notes.json', b'[]', 'does not fit its notes'),
+                          ('notes.json', b'{"images": [9]}', 'does not fit its notes'),
+                          ('labels.npy', b'', 'is damaged'),
+                          ('labels.npy', b'\x93NUMPY\1\0v\0{' + bytes(117), 'is damaged'),
+                          ('labels.npy', b'PK\x05\x06' + bytes(18), 'is damaged'),
+                          ('labels.npy', None, 'has no labels'),
+                          ('notes.json', None, 'has no notes'),
+                          ('images.npy', None, 'has no images')])
 def test_damaged_sets_of_pictures_are_refused(name, content, words, tmp_path):
     images.save_images(tmp_path, TWO, [0, 1])
     (tmp_path/name).unlink()
@@ -971,7 +977,8 @@ def test_the_flow_s_density_is_one_of_points():
             torch.tensor([-1., 1.]))
 
 def test_particles_need_rising_levels_and_a_finite_weight():
-    def run(levels, w): return next(tilting.sample_tilted(denoiser, Z, LABEL, torch.tensor(levels), w))
+    def run(levels, w):
+        return next(tilting.sample_tilted(denoiser, Z, LABEL, torch.tensor(levels), w))
     refused('rises', run, [1., 0.], 1.)
     refused('guidance weight w is', run, [0., 1.], math.nan)
 

@@ -78,12 +78,14 @@ def test_one_rank_two_ranks_one_rank(tmp_path):
     "With a fixed microbatch the number of ranks changes nothing, to the last bit."
     micro = dict(microbatch=8)
     trained(1, tmp_path/'alone', micro)
-    for n, steps in ((1, 4), (2, 8), (1, 12)): trained(n, tmp_path/'many', micro | dict(steps=steps))
+    for n, steps in ((1, 4), (2, 8), (1, 12)):
+        trained(n, tmp_path/'many', micro | dict(steps=steps))
     assert apart(tmp_path/'alone', tmp_path/'many') == 0
 
 
 def test_ddp_fsdp_one_process(tmp_path):
-    "Each goes on from the other's checkpoint; sharding changes the order of sums, so the last digits."
+    """Each goes on from the other's checkpoint; sharding changes the order of sums, so the last
+    digits."""
     one = dict(microbatch=8, warmup_steps=100)
     trained(2, tmp_path/'ddp', one)
     for n, steps, fsdp in ((2, 4, False), (2, 8, True), (1, 12, False)):
@@ -97,7 +99,8 @@ def test_other_ranks_change_noise_and_say_so(tmp_path):
     for n, steps in ((2, 2), (1, 4), (2, 6)):
         trained(n, tmp_path/'many', dict(steps=steps), at={'each': 'spy'})
     said = [line['text'] for line in read_log(tmp_path/'many', 'warning')]
-    assert len(said) == 2 and 'had 2 microbatches and has 1' in said[0] and 'dropout change' in said[0]
+    assert len(said) == 2 and 'had 2 microbatches and has 1' in said[0]
+    assert 'dropout change' in said[0]
     def pictures(run):
         lines = [json.loads(line) for p in (tmp_path/run).glob('seen*') for line in open(p)]
         return sorted(str(picture) for line in lines for picture in line)
@@ -149,8 +152,9 @@ class Counting(UNet):
         return super().forward(z, logsnr, label) + self.seen
 
 
-@pytest.mark.parametrize('n, option, persistent', [
-    (1, {}, False), (2, {}, True), (2, dict(fsdp=True), True), (2, dict(fsdp=True), False)], ids=str)
+@pytest.mark.parametrize('n, option, persistent', [(1, {}, False), (2, {}, True),
+                                                   (2, dict(fsdp=True), True),
+                                                   (2, dict(fsdp=True), False)], ids=str)
 def test_buffers_that_depend_on_the_data(tmp_path, n, option, persistent):
     for folder, stops in (('straight', (8,)), ('cut', (3, 8))):
         for steps in stops:
@@ -178,7 +182,8 @@ def test_average_by_hand(tmp_path):
 
 
 def test_mirroring_by_pixels(tmp_path):
-    "Each picture of each rank is the original or its mirror image; all ranks toss coins of their own."
+    """Each picture of each rank is the original or its mirror image; all ranks toss coins of their
+    own."""
     trained(2, tmp_path, dict(steps=4, batch_size=32), at={'each': 'spy'})
     turned = []
     originals = batches(*DATA, 32)
@@ -213,7 +218,8 @@ def without_chance(folder, config):
     run(folder, dict(steps=1, flip=False) | config, loss=loss, make=make)
 
 
-@pytest.mark.parametrize('n, option', [(2, dict(fsdp=True)), (2, {}), (4, dict(fsdp=True))], ids=str)
+@pytest.mark.parametrize('n, option', [(2, dict(fsdp=True)), (2, {}), (4, dict(fsdp=True))],
+                         ids=str)
 def test_ranks_are_one_process(tmp_path, n, option):
     "In a step without chance the gradient of two or four ranks is that of one process."
     without_chance(tmp_path/'one', {})
@@ -227,7 +233,8 @@ def test_ranks_are_one_process(tmp_path, n, option):
 def test_noise_of_microbatches_differs(tmp_path):
     "Each rank and each microbatch draws noise of its own, a function of (seed, step, microbatch)."
     drawn = []
-    def loss(x, label): return drawn.append(torch.randn(3)) or x.mean()*torch.ones((), requires_grad=True)
+    def loss(x, label):
+        return drawn.append(torch.randn(3)) or x.mean()*torch.ones((), requires_grad=True)
     f = microbatched(loss, torch.nn.Linear(1, 1), TrainConfig(1, 8, microbatch=2, seed=5))
     f(7, torch.zeros(8, 1), torch.zeros(8))
     for j, noise in enumerate(drawn):
@@ -249,8 +256,8 @@ def test_not_finite_is_skipped_and_counted(tmp_path, deed):
 
 def test_adam_of_pytorch_without_the_bad_step():
     "A skipped step leaves the optimizer as if it had never been."
-    nets, opts = zip(*[(n := torch.nn.Linear(3, 2), torch.optim.AdamW(n.parameters(), .1, fused=True))
-                       for _ in range(2)])
+    nets, opts = zip(*[(n := torch.nn.Linear(3, 2),
+                        torch.optim.AdamW(n.parameters(), .1, fused=True)) for _ in range(2)])
     nets[1].load_state_dict(nets[0].state_dict())
     careful = SkipNonfinite(opts[0], clip=0.)
     for i in range(6):
@@ -277,8 +284,9 @@ def test_a_norm_that_overflows_is_skipped(tmp_path):
 
 
 def test_too_many_in_a_row_end_the_run(tmp_path):
-    words = (r'the last 3 had .* not finite and were skipped; .* rank 0 \(last in step 6, counted from '
-             r'0\)\. .*step_000000007')
+    words = (
+        r'the last 3 had .* not finite and were skipped; .* rank 0 \(last in step 6, counted from '
+        r'0\)\. .*step_000000007')
     with pytest.raises(ValueError, match=words):
         run(tmp_path, dict(max_nonfinite=3, save_every=1), at={str(i): 'nan' for i in (4, 5, 6)})
     assert not verify(checkpoints(tmp_path)[0])
@@ -382,7 +390,8 @@ def test_what_the_disk_does_not_let_go_is_not_taken_in(straight, tmp_path, monke
         (tmp_path/'checkpoints'/f'step_{step:09}.part'/'shard-00002-old.safetensors').touch()
     run(tmp_path, dict(steps=6))
     assert [len(list(p.iterdir())) for p in checkpoints(tmp_path)] == [3, 3]
-    for step in (3, 6): (tmp_path/'checkpoints'/f'step_{step:09}.part'/'x').mkdir(parents=True, exist_ok=True)
+    for step in (3, 6):
+        (tmp_path/'checkpoints'/f'step_{step:09}.part'/'x').mkdir(parents=True, exist_ok=True)
     assert run(tmp_path, dict(keep=1)) == 'done' and apart(straight, tmp_path) == 0
 
 
@@ -390,7 +399,8 @@ def test_an_older_checkpoint_that_cannot_be_removed_stops_nothing(tmp_path, stra
     "One too many does no harm: the new one is not called unwritten, and later calls go on."
     rename = Path.rename
     def refuse(self, target):
-        if self.name.startswith('step_') and str(target).endswith('.part'): raise PermissionError(13, 'no')
+        if self.name.startswith('step_') and str(target).endswith('.part'):
+            raise PermissionError(13, 'no')
         return rename(self, target)
     monkeypatch.setattr(Path, 'rename', refuse)
     assert run(tmp_path, dict(steps=6, keep=1)) == 'done' and len(checkpoints(tmp_path)) == 2
@@ -411,7 +421,8 @@ def test_a_second_job_is_refused_and_changes_nothing(tmp_path):
     while not checkpoints(tmp_path): time.sleep(.05)
     os.kill(pid, signal.SIGSTOP)
     before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
-    with pytest.raises(ValueError, match='Another program is at work in'): run(tmp_path, dict(steps=99))
+    with pytest.raises(ValueError, match='Another program is at work in'):
+        run(tmp_path, dict(steps=99))
     assert {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()} == before
     os.kill(pid, signal.SIGKILL)
     ends([pid])
@@ -580,7 +591,8 @@ def test_out_of_memory_gives_back_what_was_held(tmp_path, monkeypatch):
 
 def test_a_processor_without_memory_is_told_as_a_gpu_is(tmp_path):
     def loss(denoiser, x, label, note): torch.empty(2**50)
-    with pytest.raises(MemoryError, match='^Out of memory .*smaller microbatch'): run(tmp_path, loss=loss)
+    with pytest.raises(MemoryError, match='^Out of memory .*smaller microbatch'):
+        run(tmp_path, loss=loss)
 
 
 def test_two_trainings_of_one_network_compute_blocks_twice_and_not_thrice(tmp_path):
@@ -605,7 +617,8 @@ def test_two_trainings_of_one_network_compute_blocks_twice_and_not_thrice(tmp_pa
     dict(ema_decay=()), dict(ema_decay=.9), dict(ema_decay=(.9, .9)), dict(ema_decay=('a',)),
     dict(save_minutes=math.inf), dict(peak_flops='x'), dict(gpu_cache_fraction=50)], ids=str)
 def test_a_wrong_config_leaves_no_trace(tmp_path, wrong):
-    with pytest.raises(ValueError, match=f'{[*wrong][0]} is .*; it must be'): run(tmp_path/'x', wrong)
+    with pytest.raises(ValueError, match=f'{[*wrong][0]} is .*; it must be'):
+        run(tmp_path/'x', wrong)
     assert not (tmp_path/'x').exists()
 
 
@@ -659,7 +672,8 @@ def test_a_gradient_that_is_not_finite_while_the_loss_is(tmp_path):
         run(tmp_path, dict(max_nonfinite=3), loss=loss)
 
 
-@pytest.mark.parametrize('make', [os.mkfifo, lambda p: p.write_text(''), lambda p: p.symlink_to('.')])
+@pytest.mark.parametrize('make',
+                         [os.mkfifo, lambda p: p.write_text(''), lambda p: p.symlink_to('.')])
 def test_odd_things_in_the_way_of_a_checkpoint(straight, tmp_path, make):
     (tmp_path/'checkpoints').mkdir()
     make(tmp_path/'checkpoints'/'step_000000006.part')
@@ -714,7 +728,8 @@ def test_a_hook_cannot_overwrite_what_the_log_says(tmp_path):
     own = dict.fromkeys(['self', 'event', 'time', 'step', 'seconds', 'by_logsnr'], -1.)
     run(tmp_path, dict(steps=3), hooks=[lambda step, net: own | dict(fid=2.)])
     line, = read_log(tmp_path, 'save')
-    assert line['fid'] == 2 and line['event'] == 'save' and line['step'] == 3 and line['seconds'] >= 0 and line['time'] != -1
+    assert line['fid'] == 2 and line['event'] == 'save' and line['step'] == 3
+    assert line['seconds'] >= 0 and line['time'] != -1
 
 def test_hooks_that_were_killed_are_called_again(tmp_path):
     "Their checkpoint may be whole by then, also the last one; once they have ended, no more."
@@ -758,8 +773,8 @@ def test_a_run_describes_itself(tmp_path):
 
 
 def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
-    """A half hour after the last, by a clock that goes on by four minutes whenever somebody looks at
-    it: as the last one ends, and at each step."""
+    """A half hour after the last, by a clock that goes on by four minutes whenever somebody looks
+    at it: as the last one ends, and at each step."""
     minutes = iter(range(0, 10_000, 4))
     monkeypatch.setattr('cfg_lessons.engine.time.monotonic', lambda: 60*next(minutes))
     run(tmp_path, dict(steps=20, save_every=0, keep=0))
@@ -770,12 +785,14 @@ def test_checkpoints_by_the_clock(tmp_path, monkeypatch):
 def test_curves_and_pictures(tmp_path):
     "TensorBoard has the numbers of the log, once each; hooks have left theirs."
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    def draw(net, noise, label): return noise(torch.empty(len(label), 1, 8, 8)) + net.out[2].bias.sum()
+    def draw(net, noise, label):
+        return noise(torch.empty(len(label), 1, 8, 8)) + net.out[2].bias.sum()
     hooks = [sample_grid(tmp_path, draw, torch.arange(5), 3), validation_loss(paper_loss, *DATA)]
     for steps in (4, 6): run(tmp_path, dict(steps=steps, save_every=2), hooks=hooks)
     seen = EventAccumulator(str(tmp_path/'tensorboard')).Reload()
     log = read_log(tmp_path)
-    assert [e.step for e in seen.Scalars('loss')] == [line['step'] for line in log] == list(range(1, 7))
+    assert [e.step for e in seen.Scalars('loss')] == [line['step']
+                                                      for line in log] == list(range(1, 7))
     np.testing.assert_array_equal([np.float32(e.value) for e in seen.Scalars('loss')],
                                   np.float32([line['loss'] for line in log]))
     held_out = [line['validation_loss'] for line in read_log(tmp_path, 'save')]
@@ -800,11 +817,12 @@ def test_hooks_change_nothing(tmp_path, fsdp):
 
 
 def test_weights_and_biases_is_told(tmp_path, monkeypatch):
-    "A stand-in records what Weights & Biases would be given; nothing is sent without WANDB_PROJECT."
+    """A stand-in records what Weights & Biases would be given; nothing is sent without
+    WANDB_PROJECT."""
     (tmp_path/'wandb.py').write_text('''
 calls = []
 class Run:
-    def log(self, numbers, step): calls.append((step, numbers['loss'] if 'loss' in numbers else None))
+    def log(self, numbers, step): calls.append((step, numbers.get('loss')))
     def finish(self): calls.append('finish')
 def init(**kwargs): calls.append(sorted(kwargs)); return Run()
 ''')
@@ -815,7 +833,8 @@ def init(**kwargs): calls.append(sorted(kwargs)); return Run()
     monkeypatch.setenv('WANDB_PROJECT', 'lessons')
     run(tmp_path/'with', dict(steps=2))
     losses = [line['loss'] for line in read_log(tmp_path/'with')]
-    assert wandb.calls == [['config', 'dir', 'id', 'resume'], (1, losses[0]), (2, losses[1]), (2, None), 'finish']
+    assert wandb.calls == [['config', 'dir', 'id', 'resume'], (1, losses[0]), (2, losses[1]),
+                           (2, None), 'finish']
 
 
 def test_curves_that_cannot_be_drawn_end_nothing(tmp_path):
@@ -864,7 +883,8 @@ def test_no_thread_is_left(tmp_path):
 
 
 def test_layout_in_memory(tmp_path):
-    "channels_last: pictures, weights and optimizer state lie as the config says, also when resumed."
+    """channels_last: pictures, weights and optimizer state lie as the config says, also when
+    resumed."""
     seen = []
     def loss(denoiser, x, label, note):
         weight = denoiser.input_blocks[1][0].in_layers[2].weight
@@ -902,11 +922,13 @@ def test_rank_zero_raises_on_every_rank():
 
 @pytest.mark.parametrize('slow, ends_well', [(True, True), (False, False)])
 def test_what_takes_longer_than_ranks_wait_ends_no_job(slow, ends_well, monkeypatch):
-    "Hashing the pictures of a large set takes longer than ten minutes on a slow disk; here, six seconds for two."
+    """Hashing the pictures of a large set takes longer than ten minutes on a slow disk; here, six
+    seconds for two."""
     from cfg_lessons import parallel
     monkeypatch.setattr(parallel, '_MEET', .5)
     def in_group():
-        with parallel.process_group(minutes=2/60): assert rank_zero(lambda: time.sleep(6) or 7, slow=slow) == 7
+        with parallel.process_group(minutes=2/60):
+            assert rank_zero(lambda: time.sleep(6) or 7, slow=slow) == 7
     assert (ends(start(2, in_group)) == [0, 0]) == ends_well
 
 

@@ -1,9 +1,10 @@
-"""Do the exercises judge fairly? Every check of the book gets right answers, each written in another way, and
-answers that are wrong in a plausible way; it must refuse the second and accept the first.
+"""Do the exercises judge fairly? Every check of the book gets right answers, each written in
+another way, and answers that are wrong in a plausible way; it must refuse the second and accept the
+first.
 
-The answers stand in tests/exercise_answers.py, by the name of the check. Of a chapter only those statements are
-run that its checks and these answers use, found by their names, so that no figure is drawn and nothing is trained
-that is not asked for."""
+The answers stand in tests/exercise_answers.py, by the name of the check. Of a chapter only those
+statements are run that its checks and these answers use, found by their names, so that no figure is
+drawn and nothing is trained that is not asked for."""
 import ast
 import builtins
 import dis
@@ -28,32 +29,48 @@ FILLS = 'load', 'load_state_dict', 'register'  # calls that change what they are
 
 
 def names_used(code, inside=False):
-    "Names that a code object takes from its module: those at once, and those in the functions that it makes."
+    """Names that a code object takes from its module: those at once, and those in the functions
+    that it makes."""
     now = {i.argval for i in dis.get_instructions(code) if i.opname in ('LOAD_GLOBAL', 'LOAD_NAME')}
     later = [names_used(c) for c in code.co_consts if isinstance(c, types.CodeType)]
     return now, set().union(*(n | l for n, l in later))
 
 def statements(book):
-    "(code, names bound, names used at once, names used in functions) of each statement, solutions left out."
+    """(code, names bound, names used at once, names used in functions) of each statement, solutions
+    left out."""
     found = []
     for cell in book['cells']:
         text = ''.join(cell['source'])
-        if cell['cell_type'] != 'code' or text.startswith('# Solution') or re.match(r'\s*[%!]', text): continue
+        if cell['cell_type'] != 'code' or text.startswith('# Solution') or re.match(
+                r'\s*[%!]', text):
+            continue
         for node in ast.parse(text).body:
-            calls = [n for n in ast.walk(node) if isinstance(n, ast.Call) and getattr(n.func, 'id', getattr(n.func, 'attr', '')) in FILLS]
+            calls = [
+                n for n in ast.walk(node) if isinstance(n, ast.Call)
+                and getattr(n.func, 'id', getattr(n.func, 'attr', '')) in FILLS
+            ]
             if isinstance(node, ast.FunctionDef): calls = []
             if isinstance(node, ast.Expr) and not calls: continue
             code = compile(ast.Module([node], []), 'chapter', 'exec')
-            bound = {i.argval for i in dis.get_instructions(code) if i.opname in ('STORE_NAME', 'STORE_GLOBAL')}
-            for c in calls: bound |= {a.id for a in [*c.args, c.func] if isinstance(a, ast.Name)} | {a.id for a in ast.walk(c.func) if isinstance(a, ast.Name) and a is not c.func}
+            bound = {
+                i.argval for i in dis.get_instructions(code)
+                if i.opname in ('STORE_NAME', 'STORE_GLOBAL')
+            }
+            for c in calls:
+                bound |= {a.id for a in [*c.args, c.func] if isinstance(a, ast.Name)} | {
+                    a.id for a in ast.walk(c.func) if isinstance(a, ast.Name) and a is not c.func
+                }
             now, later = names_used(code)
-            if 'register' in now & bound: bound, now = bound | {'Extractor'}, now | {'Extractor'}  # which looks into the register
+            if 'register' in now & bound:
+                bound, now = bound | {'Extractor'}, now | {'Extractor'
+                                                           }  # which looks into the register
             found.append((code, bound - {'torch', 'load'}, now, later))
     return found
 
 @functools.cache
 def library():
-    "What answers may use without an import: torch, numpy and everything that the library's parts export."
+    """What answers may use without an import: torch, numpy and everything that the library's parts
+    export."""
     space = {}
     exec(PRELUDE, space)
     return space
@@ -67,7 +84,8 @@ def made(answer, space):
     return space[tree.body[-1].name]
 
 def remembered(f):
-    "A function that is computed once for the same numbers among its arguments, whatever the others are."
+    """A function that is computed once for the same numbers among its arguments, whatever the
+    others are."""
     known = {}
     def g(*args, **kwargs):
         key = tuple(a for a in (*args, *kwargs.values()) if isinstance(a, (int, float, str)))
@@ -77,13 +95,15 @@ def remembered(f):
 
 @functools.cache
 def chapter(path):
-    "The names that the checks and the answers of a chapter need, after its statements that make them."
+    """The names that the checks and the answers of a chapter need, after its statements that make
+    them."""
     body = statements(json.loads(path.read_text()))
     checks = [c for c, p in EXERCISES.items() if p == path and c in CASES]
     texts = [a for c in checks for a in (*CASES[c].right, *CASES[c].wrong)]
     own = library()
     wanted = [(c, len(body)) for c in checks]
-    wanted += [(n, len(body)) for t in texts for n in set().union(*names_used(compile(t, 'answer', 'exec'))) if n not in own]
+    wanted += [(n, len(body)) for t in texts
+               for n in set().union(*names_used(compile(t, 'answer', 'exec'))) if n not in own]
     needed, seen = set(), set()
     while wanted:
         name, before = wanted.pop()
@@ -94,9 +114,14 @@ def chapter(path):
             if name not in bound: continue
             needed.add(i)
             if name in CHEAPER:
-                wanted += [(n, i) for n in set().union(*names_used(compile(CHEAPER[name], 'cheaper', 'eval')))]
+                wanted += [
+                    (n, i)
+                    for n in set().union(*names_used(compile(CHEAPER[name], 'cheaper', 'eval')))
+                ]
                 break
-            wanted += [(n, i) for n in now | later] + [(n, len(body)) for n in later if not any(n in body[j][1] for j in range(i))]
+            wanted += [(n, i) for n in now | later] + [(n, len(body))
+                                                       for n in later if not any(n in body[j][1]
+                                                                                 for j in range(i))]
             if name not in now: break  # else it is only changed there
     space = dict(own)
     torch.set_num_threads(1)  # many small steps, and other tests beside
@@ -104,7 +129,8 @@ def chapter(path):
     os.chdir(ROOT/'nbs')
     try:
         for i in sorted(needed):
-            if body[i][1] <= CHEAPER.keys(): space |= {name: eval(CHEAPER[name], space) for name in body[i][1]}
+            if body[i][1] <= CHEAPER.keys():
+                space |= {name: eval(CHEAPER[name], space) for name in body[i][1]}
             else: exec(body[i][0], space)
     finally: os.chdir(here)
     space.update({name: remembered(space[name]) for name in CACHED if name in space})
@@ -112,7 +138,8 @@ def chapter(path):
 
 
 def mapped(out, change):
-    "An answer's output with each number, array or tensor in it changed; a function answers changed."
+    """An answer's output with each number, array or tensor in it changed; a function answers
+    changed."""
     if isinstance(out, (tuple, list)): return type(out)(mapped(o, change) for o in out)
     if isinstance(out, types.FunctionType): return lambda *a, **k: mapped(out(*a, **k), change)
     return change(out)
@@ -122,7 +149,8 @@ def through(change):
     return lambda f: functools.wraps(f)(lambda *a, **k: mapped(f(*a, **k), change))
 
 def rows(change, otherwise):
-    return through(lambda o: change(o) if isinstance(o, torch.Tensor) and o.ndim and len(o) > 1 else otherwise(o))
+    return through(lambda o: change(o)
+                   if isinstance(o, torch.Tensor) and o.ndim and len(o) > 1 else otherwise(o))
 
 def innermost(f, do):
     "A function that returns functions, with `do(arguments, output)` in place of the last output."
@@ -138,7 +166,8 @@ MISTAKES = {  # of any function; some do not apply to some exercises, which then
     'half': through(lambda o: .5*o),
     'negated': through(lambda o: -1*o),
     'plus': through(lambda o: o + .1),
-    'axis': through(lambda o: o[..., None] if isinstance(o, torch.Tensor) else np.array([[o, o]], dtype=object)),
+    'axis': through(lambda o: o[..., None] if isinstance(o, torch.Tensor)
+                    else np.array([[o, o]], dtype=object)),
     'batch': rows(lambda o: o.sum(0, keepdim=True).expand_as(o), lambda o: 3*o),
     'flipped': rows(lambda o: o.flip(0), lambda o: 1/(o + 3)),
     'nan': through(lambda o: o*float('nan')),
@@ -147,7 +176,8 @@ MISTAKES = {  # of any function; some do not apply to some exercises, which then
 def plain(o): return o.detach().numpy() if isinstance(o, torch.Tensor) else np.asarray(o)
 
 def other_type(o):
-    if isinstance(o, torch.Tensor): return o.float() if o.dtype == torch.float64 else o.double() if o.is_floating_point() else o
+    if isinstance(o, torch.Tensor):
+        return o.float() if o.dtype == torch.float64 else o.double() if o.is_floating_point() else o
     return np.float64(o) if isinstance(o, (int, float)) else o
 
 WAYS = {  # to write the same
@@ -155,26 +185,39 @@ WAYS = {  # to write the same
     'numpy': through(plain),
     'list': through(lambda o: plain(o).tolist()),
     'other parameters': lambda f: lambda *a, **k: f(*a, **k),
-    'needs a gradient': through(lambda o: o.clone().requires_grad_() if isinstance(o, torch.Tensor) and o.is_floating_point() else o),
+    'needs a gradient': through(
+        lambda o: o.clone().requires_grad_()
+        if isinstance(o, torch.Tensor) and o.is_floating_point() else o),
 }
 
 def answers(check, case, space):
     "({what it is: right answer}, {what it is: wrong answer})."
-    right, wrong = ({text: made(text, space) for text in texts} for texts in (case.right, case.wrong))
+    right, wrong = ({
+        text: made(text, space) for text in texts
+    } for texts in (case.right, case.wrong))
     first = next(iter(right.values()))
     if isinstance(first, types.FunctionType):
-        right |= {way: change(first) for way, change in WAYS.items() if way not in case.skip and case.auto}
-        wrong |= {slip: change(first) for slip, change in MISTAKES.items() if slip not in case.skip and case.auto}
+        right |= {
+            way: change(first) for way, change in WAYS.items() if way not in case.skip and case.auto
+        }
+        wrong |= {
+            slip: change(first) for slip, change in MISTAKES.items()
+            if slip not in case.skip and case.auto
+        }
     wrong['None'] = None
     return right, wrong
 
 def graded(check):
     "Verdicts on right and wrong answers, {what it is: verdict}."
-    if check not in EXERCISES: pytest.skip(f'{check} is no exercise of the book any more; its answers can go.')
+    if check not in EXERCISES:
+        pytest.skip(f'{check} is no exercise of the book any more; its answers can go.')
     space = chapter(EXERCISES[check])
     here, state = os.getcwd(), torch.get_rng_state()
     os.chdir(ROOT/'nbs')
-    try: return [{what: _grade(space[check], a) for what, a in group.items()} for group in answers(check, CASES[check], space)]
+    try:
+        return [{
+            what: _grade(space[check], a) for what, a in group.items()
+        } for group in answers(check, CASES[check], space)]
     finally:
         os.chdir(here)
         torch.set_rng_state(state)
@@ -182,7 +225,8 @@ def graded(check):
 graded = functools.cache(graded)
 
 def marked(side):
-    known = lambda check: pytest.mark.xfail(strict=False, reason=KNOWN[check, side]) if (check, side) in KNOWN else ()
+    known = lambda check: pytest.mark.xfail(strict=False, reason=KNOWN[check, side]) if (
+        check, side) in KNOWN else ()
     return pytest.mark.parametrize('check', [pytest.param(c, marks=known(c)) for c in CASES])
 
 @marked('right')
@@ -198,5 +242,8 @@ def test_wrong_answers_are_refused(check):
 def test_every_exercise_is_tried():
     missing = [c for c in EXERCISES if c not in CASES]
     assert not missing, f'no answers to try for {missing}'
-    few = {c: (len(r), len(w)) for c in CASES if c in EXERCISES for r, w in [graded(c)] if len(r) < 5 or len(w) < 10}
+    few = {
+        c: (len(r), len(w)) for c in CASES if c in EXERCISES for r, w in [graded(c)]
+        if len(r) < 5 or len(w) < 10
+    }
     assert not few, few

@@ -58,7 +58,8 @@ def test_a_picture_does_not_depend_on_its_batch(tmp_path, step, w):
     def f(noise, label):
         z, levels = noise(torch.empty(len(label), *SHAPE)), cosine(torch.linspace(1, 0, 9))
         return final(sample(clipped(classifier_free(net, w)), z, label, levels, step, noise))
-    for size in (1, 13): generate_from(tmp_path/str(size), f, LABELS[:13], SHAPE, MADE, batch_size=size)
+    for size in (1, 13):
+        generate_from(tmp_path/str(size), f, LABELS[:13], SHAPE, MADE, batch_size=size)
     one, many = (np.int64(open_images(tmp_path/str(size))[0]) for size in (1, 13))
     assert abs(one - many).max() <= 1 and (one != many).mean() < .01
     assert len({picture.tobytes() for picture in one}) == 13
@@ -115,7 +116,8 @@ def begun(folder, stop):
         calls.append(len(label))
         if len(calls) == stop: raise KeyboardInterrupt
         return draw(noise, label)
-    with pytest.raises(KeyboardInterrupt): generate_from(folder, f, LABELS, SHAPE, MADE, batch_size=10)
+    with pytest.raises(KeyboardInterrupt):
+        generate_from(folder, f, LABELS, SHAPE, MADE, batch_size=10)
 
 
 def test_what_is_there_is_not_made_again(whole, tmp_path):
@@ -198,12 +200,14 @@ def test_files_that_are_no_parts_are_left_alone(whole, tmp_path):
     assert (open_images(tmp_path)[0] == whole).all()
 
 
-@pytest.mark.parametrize('other', [dict(seed=1), dict(labels=LABELS[::-1]), dict(made=MADE | dict(w=1.))],
-                         ids=lambda o: ' '.join(o))
+@pytest.mark.parametrize(
+    'other', [dict(seed=1), dict(labels=LABELS[::-1]),
+              dict(made=MADE | dict(w=1.))], ids=lambda o: ' '.join(o))
 def test_other_work_in_the_folder_is_refused(tmp_path, other):
     begun(tmp_path, stop=2)
     asked = dict(draw=draw, labels=LABELS, shape=SHAPE, made=MADE) | other
-    with pytest.raises(ValueError, match='was begun with other settings'): generate_from(tmp_path, **asked)
+    with pytest.raises(ValueError, match='was begun with other settings'):
+        generate_from(tmp_path, **asked)
 
 
 @pytest.mark.parametrize('text', ['', '[]', '['*100_000, '{"made": []}'])

@@ -22,7 +22,8 @@ def done(folder, *cells):
 
 
 def test_names_of_a_cell_are_those_at_its_top_level():
-    text = 'import a.b\nfrom c import d as e\nX = 1\nfor i in X:\n    j = i\ndef f(k): l = k\nclass G: m = 1'
+    text = ('import a.b\nfrom c import d as e\nX = 1\nfor i in X:\n    j = i\n'
+            'def f(k): l = k\nclass G: m = 1')
     assert set(run_notebook.bound_names(text)) == {'a', 'e', 'X', 'i', 'j', 'f', 'G'}
 
 

@@ -120,16 +120,18 @@ def sampling_equivalence(
     """How far samples of guided-diffusion's loop and ours are apart, for three weights of a
     classifier: with the order of the original, and with ours. The facts of a record."""
     checkout(path)
-    theirs, respace = (importlib.import_module(f'guided_diffusion.{m}') for m in ('gaussian_diffusion', 'respace'))
+    theirs, respace = (importlib.import_module(f'guided_diffusion.{m}')
+                       for m in ('gaussian_diffusion', 'respace'))
     torch.manual_seed(0)
     mix, read = torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.Linear(3*64, 10)
     def network(x, t, y=None): return mix(x)*torch.cos(t/1000)[:, None, None, None] + .7*x
     def names(x, t): return read(x.flatten(1))*(1 + t/1000)[:, None]
     kept = respace.space_timesteps(1000, [T])
-    loop = respace.SpacedDiffusion(
-        use_timesteps=kept, betas=theirs.get_named_beta_schedule('linear', 1000),
-        model_mean_type=theirs.ModelMeanType.EPSILON, model_var_type=theirs.ModelVarType.FIXED_SMALL,
-        loss_type=theirs.LossType.MSE)
+    loop = respace.SpacedDiffusion(use_timesteps=kept,
+                                   betas=theirs.get_named_beta_schedule('linear', 1000),
+                                   model_mean_type=theirs.ModelMeanType.EPSILON,
+                                   model_var_type=theirs.ModelVarType.FIXED_SMALL,
+                                   loss_type=theirs.LossType.MSE)
     label, table, cases = torch.tensor([3, 5]), openai_levels('linear'), {}
     tell, levels = TableStep(table), torch.tensor([*table[sorted(kept)[::-1]], float('inf')])
     def denoiser(z, logsnr, label): return network(z, tell(logsnr).round())
