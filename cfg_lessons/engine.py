@@ -102,7 +102,7 @@ def _fit(folder, net, loss, data, config, recipe, hooks, rate, stop):
     check_every = min(config.log_every, config.max_nonfinite)  # the host waits for each check
     with closing(_Run(folder, state, config, settings, log)) as run:
         log.start(start)
-        run.catch_up(start, hooks)
+        _catch_up(run, start, hooks)
         for step, value in _steps(run, loss, data, rate, start):
             run.metrics.step(step, value, state.opt.norm)
             done = step + 1
@@ -222,25 +222,26 @@ class _Run:
         manifest = dict(step=done, ranks=rank_and_size()[1], settings=self.settings,
                         microbatches=_microbatches(self.settings['config']))
         self.writer.save(self.state.tensors(), manifest)  # waits for the one before, and copies
-        self.look(done, hooks, seconds=time.perf_counter() - begun)
-
-    def catch_up(self, start, hooks):
-        "Call the hooks of the checkpoint that the run goes on from, if a kill has cut them short."
-        def missing(): return all(line['step'] != start for line in read_log(self.folder, 'save'))
-        if start and rank_zero(missing): self.look(start, hooks)
-
-    def look(self, done, hooks, **facts):
-        "Let hooks see the average of the first ema_decay, and note what they say."
-        begun, said = time.perf_counter(), {}
-        for hook in hooks: said |= hook(done, next(iter(self.state.averages.values())).net) or {}
-        self.metrics.since += time.perf_counter() - begun  # no part of the speed of training
-        self.log.line('save', **{k: float(v) for k, v in said.items()} | facts | dict(step=done))
-        self.saved = time.monotonic()  # else hooks of half an hour would make every step due
+        _call_hooks(self, done, hooks, seconds=time.perf_counter() - begun)
 
     def close(self):
         "End what writes; a checkpoint that is being written is finished first."
         try: self.writer.close()
         finally: self.log.close()
+
+# %% ../nbs/14_engine.ipynb #c4d1e7b2
+def _call_hooks(run, done, hooks, **facts):
+    "Let hooks see the average of the first ema_decay, and note what they say."
+    begun, said = time.perf_counter(), {}
+    for hook in hooks: said |= hook(done, next(iter(run.state.averages.values())).net) or {}
+    run.metrics.since += time.perf_counter() - begun  # no part of the speed of training
+    run.log.line('save', **{k: float(v) for k, v in said.items()} | facts | dict(step=done))
+    run.saved = time.monotonic()  # else hooks of half an hour would make every step due
+
+def _catch_up(run, start, hooks):
+    "Call the hooks of the checkpoint that the run goes on from, if a kill has cut them short."
+    def missing(): return all(line['step'] != start for line in read_log(run.folder, 'save'))
+    if start and rank_zero(missing): _call_hooks(run, start, hooks)
 
 # %% ../nbs/14_engine.ipynb #938ccb02
 def _check_nonfinite(run, done, start):
