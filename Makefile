@@ -81,16 +81,20 @@ results: $(READY)  ## make the records of the digits that are not stored yet (fo
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/11_digits.ipynb
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/13_beyond.ipynb
 
-photographs: $(READY)  ## everything of chapter 15 from nothing: data, networks, records (an evening on two cores; stopped and called again, it goes on)
+photographs: $(READY)  ## everything of chapter 15, and the latents of chapter 16, from nothing: data, networks, records (a night on two cores; stopped and called again, it goes on)
 	@$(BIN)/cfg-prepare --source fashion_mnist --out data/fashion_mnist --size 28 --channels 1
 	@$(BIN)/cfg-prepare --source fashion_mnist_test --out data/fashion_mnist_test --size 28 --channels 1
 	@OMP_NUM_THREADS=2 $(BIN)/cfg-train --config data/recipes/photographs.toml --data data/fashion_mnist --out runs/photographs
 	@OMP_NUM_THREADS=2 $(BIN)/cfg-train --config data/recipes/photographs.toml --head eps --weight unweighted --logsnr-min -20 --logsnr-max 20 --train.steps 1000 --data data/fashion_mnist --out runs/photographs_paper
 	@OMP_NUM_THREADS=2 $(BIN)/cfg-train --config data/recipes/photographs.toml --p-uncond 0.5 --data data/fashion_mnist --out runs/photographs_p0.5
+	@OMP_NUM_THREADS=2 $(BIN)/cfg-train --config data/recipes/photographs.toml --kind classifier --head eps --p-uncond 0 --anneal --train.weight-decay 0.05 --train.steps 4000 --data data/fashion_mnist --out runs/photographs_classifier
 	@$(BIN)/cfg-export --run runs/photographs --out data/checkpoints/photographs.safetensors
 	@$(BIN)/cfg-export --run runs/photographs_p0.5 --out data/checkpoints/photographs_p0.5.safetensors
+	@$(BIN)/cfg-export --run runs/photographs_classifier --out data/checkpoints/photographs_classifier.safetensors
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags slow --cell-timeout 36000 nbs/15_photographs.ipynb
 	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 90000 nbs/15_photographs.ipynb
+	@$(TEST_ENV) $(BIN)/nbdev-test --flags slow --cell-timeout 36000 nbs/16_pretrained.ipynb
+	@$(TEST_ENV) $(BIN)/nbdev-test --flags results --cell-timeout 36000 nbs/16_pretrained.ipynb
 
 compare: $(READY)  ## measure the known guidance rules for chapter 95 where no row is stored (ten minutes a rule on one core; stopped and called again, it goes on)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m cfg_lessons.bench $(ARGS)

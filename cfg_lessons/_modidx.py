@@ -204,6 +204,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'cfg_lessons.engine._newest': ('engine.html#_newest', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine._settings': ('engine.html#_settings', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine._steps': ('engine.html#_steps', 'cfg_lessons/engine.py'),
+                                    'cfg_lessons.engine._where_nonfinite': ('engine.html#_where_nonfinite', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine.cache_on_device': ('engine.html#cache_on_device', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine.fit': ('engine.html#fit', 'cfg_lessons/engine.py'),
                                     'cfg_lessons.engine.resume': ('engine.html#resume', 'cfg_lessons/engine.py'),

@@ -91,14 +91,69 @@ def fit(
         try: return _fit(folder, net, loss, data, config, recipe, hooks, rate, stop)
         except RuntimeError as e:
             if not (said := _explained(e)): raise
-        raise said  # outside of `except`, or it would keep the tensors of _fit for a notebook
+        raise said  # outside of `except`, or its context would keep the tensors of _fit alive
+
+# %% ../nbs/14_engine.ipynb #6b090186
+class _Run:
+    "One call of `fit`: its clock and what it writes, on every rank; `done` counts steps."
+    def __init__(self, folder, state, config, settings, log):
+        self.folder, self.state, self.config = folder, state, config
+        self.settings, self.log = settings, log
+        self.device = next(state.net.parameters()).device
+        self.metrics = Metrics(self.device)
+        self.writer = CheckpointWriter(folder, config.keep)
+        if self.device.type == 'cuda': torch.cuda.reset_peak_memory_stats(self.device)
+        self.saved = time.monotonic()  # the last was copied, its hooks had ended; or the start
+
+    def report(self, done, lr):
+        "Write a line of the log."
+        config, means = self.config, reduce_metrics(self.metrics)
+        means['examples_per_second'] = means['steps_per_second']*config.batch_size
+        if config.flops_per_example and config.peak_flops:
+            peak = config.peak_flops*rank_and_size()[1]
+            means['mfu'] = means['examples_per_second']*config.flops_per_example/peak
+        if self.device.type == 'cuda':
+            means['memory'] = torch.cuda.max_memory_allocated(self.device)
+        self.log.line('step', step=done, lr=lr, skipped=int(self.state.opt.skipped), **means)
+
+    def due(self, done):
+        "Whether it is time for a checkpoint, by this rank's clock or by the number of steps."
+        late = time.monotonic() - self.saved > 60*self.config.save_minutes
+        return late or (self.config.save_every > 0 and done % self.config.save_every == 0)
+
+    def save(self, done, hooks):
+        "Begin to write a checkpoint, and meanwhile call the hooks."
+        begun = time.perf_counter()
+        manifest = dict(step=done, ranks=rank_and_size()[1], settings=self.settings,
+                        microbatches=_microbatches(self.settings['config']))
+        self.writer.save(self.state.tensors(), manifest)  # waits for the one before, and copies
+        _call_hooks(self, done, hooks, seconds=time.perf_counter() - begun)
+
+    def close(self):
+        "End what writes; a checkpoint that is being written is finished first."
+        try: self.writer.close()
+        finally: self.log.close()
+
+# %% ../nbs/14_engine.ipynb #c4d1e7b2
+def _call_hooks(run, done, hooks, **facts):
+    "Let hooks see the average of the first ema_decay, and note what they say."
+    begun, said = time.perf_counter(), {}
+    for hook in hooks: said |= hook(done, next(iter(run.state.averages.values())).net) or {}
+    run.metrics.since += time.perf_counter() - begun  # no part of the speed of training
+    run.log.line('save', **{k: float(v) for k, v in said.items()} | facts | dict(step=done))
+    run.saved = time.monotonic()  # else hooks of half an hour would make every step due
+
+def _catch_up(run, start, hooks):
+    "Call the hooks of the checkpoint that the run goes on from, if a kill has cut them short."
+    def missing(): return all(line['step'] != start for line in read_log(run.folder, 'save'))
+    if start and rank_zero(missing): _call_hooks(run, start, hooks)
 
 # %% ../nbs/14_engine.ipynb #55d7a17b
 def _fit(folder, net, loss, data, config, recipe, hooks, rate, stop):
     "What `fit` does in its surroundings, in a frame of its own."
     settings = rank_zero(lambda: _settings(config, recipe, data), slow=True)  # hashes all pictures
     state, log = TrainState(net, config), Log(folder, settings)
-    start = done = resume(folder, state, settings, log)  # steps taken: 0 to start - 1
+    start = done = resume(folder, state, settings, log)  # steps taken; the next is number `start`
     check_every = min(config.log_every, config.max_nonfinite)  # the host waits for each check
     with closing(_Run(folder, state, config, settings, log)) as run:
         log.start(start)
@@ -106,12 +161,14 @@ def _fit(folder, net, loss, data, config, recipe, hooks, rate, stop):
         for step, value in _steps(run, loss, data, rate, start):
             run.metrics.step(step, value, state.opt.norm)
             done = step + 1
-            # Each rank has its own; if one says yes, all do, since what follows is collective.
+            # Each rank has its own clock, signals and writer. If one says yes, all do, since
+            # report, save, wait and the check are collective: no rank may call them alone.
             stopping, due, failed = any_rank(stop(), run.due(done), run.writer.failed())
-            last = stopping or done == config.steps
+            at_end = done >= config.steps
+            last = stopping or at_end
             if last or done % config.log_every == 0: run.report(done, rate(step))
-            hurry = stopping and done < config.steps  # who sent a signal may not wait for hooks
-            if last or due: run.save(done, () if hurry else hooks)
+            # Who sent a signal may not wait for hooks.
+            if last or due: run.save(done, hooks if at_end or not stopping else ())
             if last or failed: run.writer.wait()  # the end waits; a failure is raised here
             if last: break
             if done % check_every == 0: _check_nonfinite(run, done, start)
@@ -129,7 +186,8 @@ def _steps(run, loss, data, rate, start):
     def loss_of(x, label): return loss(denoiser, x, label, run.metrics.note)
     left = max(0, config.steps - start)  # 0 if the run has taken more steps already
     stream = islice(train_batches(*data, config, run.device, start), left)
-    share_loss = microbatched(loss_of, model, config)  # (i, x, label) -> loss; i seeds the noise
+    # (i, x, label) -> loss, after `backward` of all microbatches but the last; i seeds the noise
+    share_loss = microbatched(loss_of, model, config)
     steps = train(share_loss, state.opt, stream, lr=rate, start=start,
                   ema=state,  # train calls state.update(), which steps every average
                   clip=None)  # state.opt clips, and skips what is not finite
@@ -150,9 +208,9 @@ def _explained(e):
     if isinstance(e, torch.OutOfMemoryError) or 'allocate memory' in str(e):  # of a GPU, a CPU
         first, *_ = str(e).splitlines() or ['']
         return MemoryError(
-            f'Out of memory ({first}). Call again with a smaller microbatch, with '
-            'activation_checkpointing, or with gpu_cache_fraction=0; a run may change these as it '
-            'goes on.')
+            f'Out of memory ({first}). Make the network anew, and call again with a smaller '
+            'microbatch, with activation_checkpointing, or with gpu_cache_fraction=0; a run may '
+            'change these as it goes on.')
     if 'find_unused_parameters' in str(e):
         return ValueError('Some parameters of the network got no gradient, which DDP cannot have; '
                           'take them out, or train with fsdp.')
@@ -189,60 +247,6 @@ def _microbatches(config):
     if not config['microbatch']: return rank_and_size()[1]  # each rank takes its share at once
     return config['batch_size']//config['microbatch']
 
-# %% ../nbs/14_engine.ipynb #6b090186
-class _Run:
-    "One call of `fit`: its clock and what it writes, on every rank; `done` counts steps."
-    def __init__(self, folder, state, config, settings, log):
-        self.folder, self.state, self.config = folder, state, config
-        self.settings, self.log = settings, log
-        self.device = next(state.net.parameters()).device
-        self.metrics = Metrics(self.device)
-        self.writer = CheckpointWriter(folder, config.keep)
-        self.saved = time.monotonic()  # the end of the last checkpoint and its hooks, or the start
-
-    def report(self, done, lr):
-        "Write a line of the log."
-        config, means = self.config, reduce_metrics(self.metrics)
-        means['examples_per_second'] = means['steps_per_second']*config.batch_size
-        if config.flops_per_example and config.peak_flops:
-            peak = config.peak_flops*rank_and_size()[1]
-            means['mfu'] = means['examples_per_second']*config.flops_per_example/peak
-        if self.device.type == 'cuda':
-            means['memory'] = torch.cuda.max_memory_allocated(self.device)
-        self.log.line('step', step=done, lr=lr, skipped=int(self.state.opt.skipped), **means)
-
-    def due(self, done):
-        "Whether it is time for a checkpoint, by this rank's clock or by the number of steps."
-        late = time.monotonic() - self.saved > 60*self.config.save_minutes
-        return late or self.config.save_every > 0 and done % self.config.save_every == 0
-
-    def save(self, done, hooks):
-        "Begin to write a checkpoint, and meanwhile call the hooks."
-        begun = time.perf_counter()
-        manifest = dict(step=done, ranks=rank_and_size()[1], settings=self.settings,
-                        microbatches=_microbatches(self.settings['config']))
-        self.writer.save(self.state.tensors(), manifest)  # waits for the one before, and copies
-        _call_hooks(self, done, hooks, seconds=time.perf_counter() - begun)
-
-    def close(self):
-        "End what writes; a checkpoint that is being written is finished first."
-        try: self.writer.close()
-        finally: self.log.close()
-
-# %% ../nbs/14_engine.ipynb #c4d1e7b2
-def _call_hooks(run, done, hooks, **facts):
-    "Let hooks see the average of the first ema_decay, and note what they say."
-    begun, said = time.perf_counter(), {}
-    for hook in hooks: said |= hook(done, next(iter(run.state.averages.values())).net) or {}
-    run.metrics.since += time.perf_counter() - begun  # no part of the speed of training
-    run.log.line('save', **{k: float(v) for k, v in said.items()} | facts | dict(step=done))
-    run.saved = time.monotonic()  # else hooks of half an hour would make every step due
-
-def _catch_up(run, start, hooks):
-    "Call the hooks of the checkpoint that the run goes on from, if a kill has cut them short."
-    def missing(): return all(line['step'] != start for line in read_log(run.folder, 'save'))
-    if start and rank_zero(missing): _call_hooks(run, start, hooks)
-
 # %% ../nbs/14_engine.ipynb #938ccb02
 def _check_nonfinite(run, done, start):
     """Raise ValueError, the same on every rank, if too many steps in a row were skipped; OSError if
@@ -250,18 +254,21 @@ def _check_nonfinite(run, done, start):
     in_a_row = int(run.state.opt.in_a_row)
     if in_a_row < run.config.max_nonfinite: return
     run.writer.wait()  # so that the last checkpoint can be named
-    mine, size = int(run.metrics.last_bad), rank_and_size()[1]  # -1 for never
-    last_bad = [mine]*size
-    if size > 1: dist.all_gather_object(last_bad, mine)  # now one of each rank
-    first = done - in_a_row  # number of the first skipped step
-    guilty = [f'rank {rank} (last in step {bad}, counted from 0)'
-              for rank, bad in enumerate(last_bad) if bad >= first]
-    if guilty: where = f'the loss itself was not finite on {", ".join(guilty)}'
-    elif first >= start: where = 'the loss itself was finite on every rank'
-    else:  # a checkpoint has in_a_row, but not last_bad
-        where = ('it is not known on which ranks the loss was not finite, since the run was '
-                 'resumed after the first of them')
+    where = _where_nonfinite(run.metrics, done - in_a_row, start)
     saved = next(iter(checkpoints(run.folder)), 'none')
     raise ValueError(f'Stopped after {done} steps: the last {in_a_row} had a gradient that is '
                      f'not finite and were skipped; {where}. The weights are those from before '
                      f'these steps. Last checkpoint: {saved}.')
+
+def _where_nonfinite(metrics, first, start):
+    "On which ranks the loss was not finite in step `first` or later, in words; on every rank."
+    mine = int(metrics.last_bad)  # the last step whose loss was not finite here, -1 for never
+    of_ranks = [mine]*rank_and_size()[1]
+    if len(of_ranks) > 1: dist.all_gather_object(of_ranks, mine)
+    guilty = [f'rank {rank} (last in step {bad}, counted from 0)'
+              for rank, bad in enumerate(of_ranks) if bad >= first]
+    if guilty: return f'the loss itself was not finite on {", ".join(guilty)}'
+    if first >= start: return 'the loss itself was finite on every rank'
+    # The run was resumed after `first`, and a checkpoint does not hold last_bad.
+    return ('it is not known on which ranks the loss was not finite, since the run was resumed '
+            'after the first of them')

@@ -414,7 +414,7 @@ FAULTS = {
         'waits in microbatched.f'),
     'float of the loss at each step': Fault(
         'classify', 'engine', 'done = step + 1\n',
-        'done = step + 1 + (not math.isfinite(float(value)))\n', 'waits in _fit'),
+        'done = step + 1 + (float(value) != float(value))\n', 'waits in _fit'),
     'synchronize at each step': Fault(
         'classify', 'logs', 'self.steps += 1', 'self.steps += 1; torch.cuda.synchronize()',
         'waits in Metrics.step'),
