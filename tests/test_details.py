@@ -86,6 +86,7 @@ def test_three_gaussians_stand_at_the_corners_of_a_triangle_that_points_up():
     close(m.mean.sum(0), torch.zeros(2).double())
     close(m.spread, torch.full((3, 2), .25).double())
     assert m.label.tolist() == [0, 1, 2] and m.num_classes == 3
+    assert m.mean[1, 0] < -1 and m.mean[2, 0] > 1  # against the clock, as in the figures
 
 def test_rings_are_made_of_pieces_that_lie_on_them():
     m = mixtures.rings()
@@ -143,6 +144,14 @@ SQUARE, SKEW = torch.zeros(2, 2), EYE + torch.tensor([[0, 1.], [0, 0]])
     (SQUARE, torch.eye(2).expand(3, 2, 2), [0, 1], None, r'need cov \(2, 2, 2\)')])
 def test_mixtures_that_are_none_are_refused(mean, cov, label, weight, words):
     refused(words, mixtures.gaussian_mixture, mean, cov, torch.tensor(label), weight)
+
+def test_what_is_hardly_negative_is_seen_against_the_spread():
+    tiny = 1e-3*torch.tensor([[1., 0.], [0., -.01]]).expand(2, 2, 2)
+    refused('no negative', mixtures.gaussian_mixture, SQUARE, tiny, torch.tensor([0, 1]))
+
+def test_examples_without_a_seed_are_those_of_seed_0():
+    m = mixtures.tree()
+    close(mixtures.sample_mixture(m, 9)[0], mixtures.sample_mixture(m, 9, seed=0)[0])
 
 def test_a_mixture_knows_its_own_classes_and_its_own_plane():
     z, l = torch.zeros(2, 2), torch.zeros(2)
@@ -891,6 +900,12 @@ def test_methods_have_the_settings_of_their_papers():
     assert same(beyond.zero_star(denoiser, 1.), beyond.zero_star(denoiser, 1., .04, True))
     step = partial(beyond.cfg_plus_plus, denoiser, Z, LOGSNR, LOGSNR + 1, LABEL)
     assert step().equal(step(kappa=.6))
+
+def test_tangential_damping_keeps_one_direction_of_the_unconditional_prediction():
+    "Predictions (2, 0) and (0, 1) have (2, 0) as their main direction: nothing is left of (0, 1)."
+    def told(z, logsnr, label):
+        return torch.where(label[:, None] < 0, torch.tensor([0., 1.]), torch.tensor([2., 0.]))
+    close(beyond.tangential(told, 3.)(Z[:, :2], LOGSNR, LABEL), torch.tensor([[8., 0.]]*4))
 
 def test_one_number_has_no_spread_to_rescale():
     refused('no spread', beyond.rescaled(denoiser, 1.), Z[:, :1], LOGSNR, LABEL)
