@@ -18,9 +18,8 @@ import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
 
-from cfg_lessons.checkpoints import (
-    CheckpointWriter, TrainState, check_settings, checkpoints, fingerprint, latest_valid, locked,
-    read_json)
+from .checkpoints import CheckpointWriter, TrainState, check_settings, checkpoints
+from .checkpoints import fingerprint, latest_valid, locked, read_json
 from .config import MUTABLE, check_config
 from .images import prefetch, batches, random_flip, normalize
 from .logs import Log, Metrics, read_log, reduce_metrics
